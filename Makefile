@@ -1,0 +1,67 @@
+# Face3D. Each target does its own set-up; `make help` lists them.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+TEST_ENV := FACE3D_RUNS=runs/.test FACE3D_FIGURES=runs/.test/figures
+NBVAL := $(BIN)/pytest -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
+	--nbval-sanitize-with tests/nbval_sanitize.cfg
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test test-unit test-notebooks test-full lab lint format notebooks bench lock clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+
+env: .venv/.ready ## create the environment in .venv from requirements.lock (5.5 GB, about two minutes)
+
+.venv/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+		{ echo "error: Python 3.11 is needed, $(PYTHON) is another: install it, or make env PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "creating .venv from requirements.lock: about 3 GB to fetch, a few minutes ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar off --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: env ## the main job: the whole experiment on synthetic faces, into runs/demo
+	@$(BIN)/face3d demo
+
+test: env test-unit test-notebooks ## unit tests, then every committed notebook against its stored numbers
+
+test-unit: env
+	$(BIN)/pytest -n 2 --dist worksteal tests
+
+test-notebooks: env # in order, one at a time: later notebooks read what earlier ones wrote
+	@rm -rf runs/.test
+	$(TEST_ENV) $(NBVAL) notebooks
+
+test-full: env ## the unit tests with the full counts of the reliability matrix (long)
+	FACE3D_SLOW=1 $(BIN)/pytest -n 2 --dist worksteal tests
+
+lab: env ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir notebooks
+
+lint: env ## ruff on library, tests and notebooks
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: env ## let ruff and nbstripout put things in order
+	$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format -q . ; $(BIN)/nbstripout --keep-count --keep-id notebooks/*.ipynb
+
+notebooks: env ## run every notebook with its defaults and store its kept outputs (after a change; read the diff)
+	@rm -rf runs/default
+	@for notebook in notebooks/[0-9]*.ipynb; do \
+		echo "$$notebook"; $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace "$$notebook" || exit 1; done
+	@$(BIN)/nbstripout --keep-count --keep-id notebooks/*.ipynb
+
+bench: env ## throughput, side by side with the plain way; table and plot in figures/bench
+	$(BIN)/python tests/bench.py
+
+lock: ## resolve pyproject.toml again (needs uv); the lock holds versions and hashes, no hosts
+	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--no-header --upgrade -o requirements.lock
+	sed -i -E "s/ ; python_full_version < '3.12' and \(sys_platform == 'darwin' or sys_platform == 'linux'\)//" requirements.lock
+	sed -i '/^  - pip:/q' environment.yml
+	sed -nE "s/^([a-z0-9._-]+==[^ ]+)( ; [^\\\\]+)? \\\\$$/      - \"\1\2\"/p" requirements.lock >> environment.yml
+	echo '      - "--editable ."' >> environment.yml
+
+clean: ## delete the environment and every run but their README
+	rm -rf .venv && git clean -fdXq runs
