@@ -249,9 +249,9 @@ def split_folder(
     """
     alignment = read_table(aligned / "alignment.csv", ["pair_id", "subject_id", "status", "rgb_sha256", "rgb_path", "depth_path"])
     table = alignment.assign(cls_name=alignment["subject_id"], sha256=alignment["rgb_sha256"])
+    known = {} if metadata is None else metadata.set_index("pair_id").to_dict("index")
     for name in ("session", "condition"):
-        known = {} if metadata is None or name not in metadata else dict(zip(metadata["pair_id"], metadata[name], strict=True))
-        table[name] = table["pair_id"].map(known).fillna("")
+        table[name] = [known.get(pair_id, {}).get(name, "") for pair_id in table["pair_id"]]
     ok = table["status"] == "ok"
     for column, suffix, source in (("rgb_image_path", ".png", "rgb_path"), ("dep_image_path", ".npy", "depth_path")):
         here = [os.path.relpath(aligned / f"{pair_id}{suffix}", folder) for pair_id in table["pair_id"]]
@@ -262,6 +262,14 @@ def split_folder(
     for field in fields(splits):
         write_table(folder / f"{field.name}.csv", getattr(splits, field.name))
     return splits
+
+
+def read_metadata(raw: Path) -> pd.DataFrame | None:
+    """pair_id, session and condition (the pose) from the data set's own manifest.csv; None where it has none."""
+    if not (raw / "manifest.csv").is_file():
+        return None
+    table = read_table(raw / "manifest.csv", ["pair_id", "session"])
+    return table.assign(condition=table["pose"] if "pose" in table else "")[["pair_id", "session", "condition"]]
 
 
 def read_splits(folder: Path) -> Splits:

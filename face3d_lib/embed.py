@@ -1,0 +1,83 @@
+"""Pairs -> embeddings of unit length: whole splits, nothing dropped, the same numbers every time."""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm.auto import tqdm
+
+from .atomic import UserError, replacing
+from .embedder import Embedder
+from .pack import Batch, Pack
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Vectors and whose they are."""
+
+    pair_ids: np.ndarray  # (N,) str
+    subject_ids: np.ndarray  # (N,) str
+    vectors: np.ndarray  # (N, D) float32, unit length
+
+    def __len__(self):
+        return len(self.pair_ids)
+
+    def save(self, path: Path) -> None:
+        """Write to `path` (.npz, no pickle inside), whole or not at all."""
+        texts = {"pair_ids": np.asarray(self.pair_ids, str), "subject_ids": np.asarray(self.subject_ids, str)}
+        with replacing(Path(path)) as sibling, open(sibling, "wb") as file:
+            np.savez(file, vectors=self.vectors, **texts)
+
+    @classmethod
+    def load(cls, path: Path) -> "Embeddings":
+        """Read what `save` wrote;
+
+        UserError when the file is missing, damaged, or its vectors are not of unit length.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                found = cls(file["pair_ids"], file["subject_ids"], file["vectors"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: no embeddings that can be read ({error}): embed again") from None
+        sound = found.vectors.ndim == 2 and len(found.pair_ids) == len(found.subject_ids) == len(
+            found.vectors
+        )
+        if not sound or not np.allclose(np.linalg.norm(found.vectors, axis=1), 1, atol=1e-4):
+            raise UserError(f"{path}: vectors are not one of unit length for each pair: embed again")
+        return found
+
+
+def embed_batch(embedder: Embedder, batch: Batch) -> torch.Tensor:
+    """(B, D) float32 of unit length: the mean of the unit vectors of each pair and of its mirror image,
+    renormalised.
+
+    The embedder is put into evaluation mode; float32 whatever it was trained in, so that no pair's vector
+    depends on the batch it was in (beyond 1e-5). UserError when a vector is not finite.
+    """
+    embedder.eval()
+    with torch.inference_mode(), torch.autocast(batch.rgb.device.type, enabled=False):
+        both = F.normalize(embedder(batch)) + F.normalize(embedder(batch.mirrored()))
+    vectors = F.normalize(both)
+    if not torch.isfinite(vectors).all():
+        raise UserError("the embedder gave a vector that is not finite: train again, or look at its input")
+    return vectors
+
+
+def embed(embedder: Embedder, pack: Pack, rows, batch_size: int = 128, progress: bool = True) -> Embeddings:
+    """The embeddings of the pairs at `rows` of the pack, in that order, on the device that the embedder is
+    on.
+    """
+    rows = np.asarray(rows)
+    device = next(embedder.parameters()).device
+    size = embedder.architecture.embedding_size
+    vectors = np.empty((len(rows), size), np.float32)
+    with tqdm(total=len(rows), desc="embed", unit="pair", disable=not progress) as bar:
+        for i in range(0, len(rows), batch_size):
+            chosen = rows[i : i + batch_size]
+            vectors[i : i + batch_size] = embed_batch(embedder, pack.batch(chosen, device)).cpu().numpy()
+            bar.update(len(chosen))
+    index = pack.index.iloc[rows]
+    return Embeddings(index["pair_id"].to_numpy(str), index["subject_id"].to_numpy(str), vectors)

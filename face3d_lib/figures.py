@@ -1,0 +1,487 @@
+"""Pictures in one style: plot_*(ax, ...) -> ax; save_figure writes the PNG and the numbers it shows.
+
+Importing this file sets the style for the whole session. Colours are those of Okabe and Ito ("Color universal
+design", 2008), which colour-blind readers tell apart; systems differ in line style too. A grey place in a
+depth picture has no reading.
+"""
+
+import dataclasses
+import io
+from itertools import cycle
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.patheffects import withStroke
+from PIL import Image
+from scipy.stats import norm
+
+from .atomic import write_bytes, write_json
+from .metrics import Roc
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#8A8A8A",
+)
+SYSTEMS = {"rgb": (BLUE, "-"), "depth": (ORANGE, "--"), "rgbd": (GREEN, "-."), "fused": (PURPLE, ":")}
+HOLE = "#9A9A9A"
+MAX_PNG_BYTES = 300_000  # so that a clone stays small
+
+plt.rcParams.update(
+    {
+        "figure.dpi": 100,
+        "figure.constrained_layout.use": True,
+        "font.size": 11,
+        "axes.titlesize": 12,
+        "axes.labelsize": 11,
+        "legend.fontsize": 10,
+        "legend.frameon": False,
+        "lines.linewidth": 2,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "#DDDDDD",
+        "grid.linewidth": 0.6,
+        "axes.prop_cycle": plt.cycler(color=[BLUE, ORANGE, GREEN, RED, PURPLE, SKY]),
+        "image.interpolation": "nearest",
+    }
+)
+
+
+# -- rates
+
+
+def plot_roc(ax, roc: Roc, label: str, system: str = "rgb", band=None):
+    """TAR over FAR on a log axis, from one impostor trial up; call it once per system.
+
+    `band` is (far (F,), low (F,), high (F,)), a 95 % interval as of metrics.subject_bootstrap. The curve is a
+    staircase: its height at a FAR is TAR@FAR. The grey line is chance, TAR = FAR.
+    """
+    colour, style = SYSTEMS[system]
+    _chance(ax, np.geomspace(1e-6, 1, 100), np.geomspace(1e-6, 1, 100))
+    last = np.append(np.diff(roc.far) > 0, True)  # of the points of one FAR the highest
+    far, tar = roc.far[last], roc.tar[last]
+    ax.step(np.maximum(far, 1e-9), tar, where="post", color=colour, linestyle=style, label=label)
+    if band is not None:
+        ax.fill_between(*band, color=colour, alpha=0.15, linewidth=0)
+    _widen(ax, 1 / roc.n_impostor)
+    ax.set(xscale="log", ylim=(0, 1.02), xlabel="false accept rate (FAR)", ylabel="true accept rate (TAR)")
+    ax.legend(loc="best")
+    return ax
+
+
+def plot_det(ax, roc: Roc, label: str, system: str = "rgb"):
+    """FRR over FAR on normal-deviate axes (DET, Martin et al. 1997); normal scores give a straight line.
+
+    The ring is the equal error rate.
+    """
+    colour, style = SYSTEMS[system]
+    ticks = np.array([0.001, 0.01, 0.05, 0.2, 0.4, 0.6, 0.8])
+    _chance(ax, norm.ppf(np.linspace(0.001, 0.999, 200)), norm.ppf(1 - np.linspace(0.001, 0.999, 200)))
+    far, frr = roc.far, 1 - roc.tar
+    inside = (far > 0) & (frr > 0) & (far < 1) & (frr < 1)  # 0 and 1 lie at infinity
+    value, _ = roc.eer()
+    shown = norm.ppf(far[inside]), norm.ppf(frr[inside])
+    ax.plot(*shown, color=colour, linestyle=style, label=f"{label}, EER {value:.1%}")
+    if 0 < value < 1:
+        ax.plot(*[norm.ppf(value)] * 2, "o", markersize=8, markerfacecolor="none", color=colour)
+    ax.set(xlabel="false accept rate (FAR)", ylabel="false reject rate (FRR)", aspect="equal")
+    ax.set(xlim=norm.ppf([0.0005, 0.85]), ylim=norm.ppf([0.0005, 0.85]))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_ticks(norm.ppf(ticks), [f"{tick:.3g}" for tick in ticks])
+    ax.legend(loc="lower left")
+    return ax
+
+
+def plot_cmc(ax, rates, label: str, system: str = "rgb", n_ranks: int = 20):
+    """Share of probes found among the best k of the gallery: `rates` of metrics.cmc, grey is chance."""
+    colour, style = SYSTEMS[system]
+    shown = min(n_ranks, len(rates))
+    rank = np.arange(1, shown + 1)
+    _chance(ax, rank, rank / len(rates))
+    ax.plot(rank, rates[:shown], color=colour, linestyle=style, marker="o", markersize=4, label=label)
+    ax.set(ylim=(0, 1.02), xlabel=f"rank, of {len(rates)} enrolled", ylabel="identification rate")
+    ax.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
+    ax.legend(loc="lower right")
+    return ax
+
+
+def plot_score_histogram(ax, genuine, impostor, threshold: float | None = None, label: str = "threshold"):
+    """Densities of genuine and impostor scores on common bins, and the threshold."""
+    low, high = min(np.min(genuine), np.min(impostor)), max(np.max(genuine), np.max(impostor))
+    bins = np.linspace(low, max(high, low + 0.01), 61)
+    for scores, colour, name in ((impostor, RED, "impostor"), (genuine, BLUE, "genuine")):
+        ax.hist(scores, bins, density=True, histtype="stepfilled", color=colour, alpha=0.3)
+        ax.hist(
+            scores, bins, density=True, histtype="step", color=colour, label=f"{name}, {len(scores):,} trials"
+        )
+    ax.set(xlabel="score (cosine similarity)", ylabel="density", ylim=(0, ax.get_ylim()[1] * 1.35))
+    if threshold is not None and np.isfinite(threshold):
+        ax.axvline(threshold, ymax=0.78, color="black", linewidth=1.2, linestyle="--")
+        where = {"xy": (threshold, 0.79), "xycoords": ax.get_xaxis_transform()}
+        ax.annotate(f"{label} {threshold:.3f}", ha="center", va="bottom", fontsize=10, **where)
+    ax.legend(loc="upper left", ncols=2)
+    return ax
+
+
+def plot_failure_rates(ax, table: pd.DataFrame, what: str = "faces not found"):
+    """A bar per row of metrics.failure_rates (group, n, failed, rate, low, high), and counts."""
+    place = np.arange(len(table))[::-1]
+    rate, low, high = (100 * table[name].to_numpy(float) for name in ("rate", "low", "high"))
+    colours = [GREY if group == "all" else SKY for group in table["group"]]
+    ax.barh(place, rate, color=colours, height=0.65)
+    ax.errorbar(
+        rate, place, xerr=[rate - low, high - rate], fmt="none", ecolor="black", elinewidth=1.2, capsize=3
+    )
+    for y, right, failed, n in zip(place, high, table["failed"], table["n"], strict=True):
+        ax.annotate(
+            f"{failed} of {n}", (right, y), (6, 0), textcoords="offset points", va="center", fontsize=10
+        )
+    ax.set_yticks(place, [_literal(group) for group in table["group"]])
+    ax.set(xlabel=f"{what}, % (95 % interval)", xlim=(0, max(high.max() * 1.25, 1)))
+    ax.grid(axis="y", visible=False)
+    return ax
+
+
+def plot_landmark_error(ax, error, yaw_deg, bin_deg: float = 15):
+    """Landmark error (N,), in fractions of the inter-eye distance, over |yaw| (N,), and medians of bins."""
+    error, yaw = np.asarray(error, float), np.abs(np.asarray(yaw_deg, float))
+    ax.plot(yaw, error, ".", color=SKY, markersize=4, alpha=0.5, label="one image")
+    number = (yaw // bin_deg).astype(int)
+    bins = np.unique(number)
+    low, middle, high = np.transpose([np.percentile(error[number == b], [5, 50, 95]) for b in bins])
+    reach, style = [middle - low, high - middle], {"fmt": "o", "color": BLUE, "elinewidth": 1.5, "capsize": 4}
+    ax.errorbar((bins + 0.5) * bin_deg, middle, reach, label="median, 5-95 %", **style)
+    ax.set(xlabel="head turned by, degrees of yaw", ylabel="error / inter-eye distance")
+    ax.set_ylim(0, max(0.1, 1.1 * np.percentile(error, 99)))  # a single lost face would hide all others
+    beyond = int((error > ax.get_ylim()[1]).sum())
+    if beyond:
+        ax.annotate(
+            f"{beyond} above", (0.98, 0.98), xycoords="axes fraction", ha="right", va="top", fontsize=10
+        )
+    ax.legend(loc="upper left")
+    return ax
+
+
+def plot_training(ax, history: pd.DataFrame):
+    """By epoch, loss on the left axis and accuracies on the right, from the table that fit.fit returns."""
+    ax.plot(history["epoch"], history["loss"], color=GREY, marker="o", markersize=3, label="loss")
+    ax.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
+    ax.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
+    right = ax.twinx()
+    right.grid(visible=False)
+    for name, colour, style in (("train_accuracy", SKY, "--"), ("eval_accuracy", BLUE, "-")):
+        if history[name].notna().any():
+            label = name.replace("_", " ").replace("eval", "evaluation").replace("train", "training")
+            right.plot(
+                history["epoch"],
+                history[name],
+                color=colour,
+                linestyle=style,
+                marker="o",
+                markersize=3,
+                label=label,
+            )
+    right.set(ylabel="accuracy", ylim=(0, 1.02))
+    right.spines["right"].set_visible(True)
+    lines = [*ax.get_lines(), *right.get_lines()]
+    ax.figure.legend(lines, [line.get_label() for line in lines], loc="outside upper center", ncols=3)
+    return ax
+
+
+# -- embeddings
+
+
+def tsne(vectors, seed: int = 0) -> np.ndarray:
+    """t-SNE (van der Maaten and Hinton 2008) of unit vectors (N, D) by cosine: (N, 2). Needs N >= 4."""
+    from sklearn.manifold import TSNE  # a second of import that only this needs
+
+    vectors = np.asarray(vectors, np.float32)
+    if len(vectors) < 4:
+        raise ValueError(f"t-SNE of {len(vectors)} embeddings: at least 4 are needed")
+    perplexity = min(30.0, (len(vectors) - 1) / 3)
+    return TSNE(
+        metric="cosine",
+        init="pca" if vectors.shape[1] > 1 else "random",
+        perplexity=perplexity,
+        random_state=seed,
+    ).fit_transform(vectors)
+
+
+def plot_tsne(ax, points, labels, shapes=None, max_named: int = 15):
+    """Points (N, 2) of `tsne`, a colour per label; up to `max_named` labels are written there.
+
+    `shapes` (N,), such as session or pose, gives each of its values a marker and a legend.
+    """
+    points, labels = np.asarray(points), np.asarray(labels).astype(str)
+    shapes = np.full(len(labels), "") if shapes is None else np.asarray(shapes).astype(str)
+    names = np.unique(labels)
+    colours = plt.get_cmap("turbo")((0.05 + 0.618034 * np.arange(len(names))) % 1)  # neighbours far apart
+    for marker, shape in zip(cycle("osD^vP*X"), np.unique(shapes), strict=False):
+        chosen = shapes == shape
+        colour = colours[np.searchsorted(names, labels[chosen])]
+        ax.scatter(*points[chosen].T, c=colour, marker=marker, s=24, linewidths=0.4, edgecolors="white")
+        if shape:
+            ax.scatter([], [], c=GREY, marker=marker, s=24, label=_literal(shape))
+    if len(names) <= max_named:
+        for name in names:
+            own = points[labels == name]
+            above = np.median(own[:, 0]), np.percentile(own[:, 1], 90)
+            ax.text(
+                *above,
+                _literal(name),
+                ha="center",
+                va="bottom",
+                fontsize=9,
+                path_effects=[withStroke(linewidth=3, foreground="white")],
+            )
+    ax.set(xticks=[], yticks=[], xlabel=f"t-SNE of {len(labels)} images of {len(names)} people")
+    ax.spines[["left", "bottom"]].set_visible(False)
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(loc="upper left", bbox_to_anchor=(0, 1.1), ncols=4)
+    return ax
+
+
+# -- pictures
+
+
+def show_rgb(ax, rgb, title: str = ""):
+    """A colour picture (H, W, 3) uint8 without axes."""
+    return _picture(ax, title, rgb)
+
+
+def show_depth(ax, depth, title: str = ""):
+    """Canonical depth (H, W): near is bright, no reading grey; the range is that of the picture's middle."""
+    depth = np.asarray(depth, float)
+    height, width = depth.shape
+    centre = depth[height // 4 : height - height // 4, width // 4 : width - width // 4]
+    readings = centre[centre > 0] if (centre > 0).any() else depth[depth > 0]
+    near, middle = np.percentile(readings, [2, 50]) if len(readings) else (0, 1)
+    reach = max(middle - near, 1e-6)  # nose tip to cheeks; the background may be metres farther
+    cmap = plt.get_cmap("viridis_r").with_extremes(bad=HOLE)
+    limits = {"vmin": near - 0.2 * reach, "vmax": middle + 2 * reach}
+    return _picture(ax, title, np.ma.masked_where(depth <= 0, depth), cmap=cmap, **limits)
+
+
+def show_normals(ax, encoded, title: str = ""):
+    """Normals of depth.encode_normals_depth (>= 2, H, W): x right, y up, z forward as red, green, blue."""
+    x, y = np.asarray(encoded, float)[:2]
+    z = np.sqrt(np.clip(1 - x * x - y * y, 0, 1))
+    return _picture(ax, title, np.clip((np.stack([x, -y, z], -1) + 1) / 2, 0, 1))
+
+
+def plot_pairs_grid(rgb, depth, normals=None, titles=None):
+    """A figure with a column per pair and the rows colour, depth and, where given, normals.
+
+    rgb: P pictures (H, W, 3); depth: P canonical (H, W); normals: P of (>= 2, H, W); titles: P texts.
+    """
+    rows = 2 if normals is None else 3
+    height, width = np.shape(rgb[0])[:2]
+    cell = 9.6 / max(len(rgb), 4)
+    size = cell * len(rgb), cell * rows * height / width + (0.1 if titles is None else 0.4)
+    figure, axes = plt.subplots(rows, len(rgb), figsize=size, squeeze=False)
+    for column in range(len(rgb)):
+        show_rgb(axes[0, column], rgb[column], titles[column] if titles is not None else "")
+        show_depth(axes[1, column], depth[column])
+        if normals is not None:
+            show_normals(axes[2, column], normals[column])
+    for ax, name in zip(axes[:, 0], ("colour", "depth", "normals"), strict=False):
+        ax.set_ylabel(name)
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03, wspace=0, hspace=0)
+    return figure
+
+
+def plot_match(axes, probe_rgb, match_rgb, match, true_name: str = ""):
+    """A probe on axes[0]; on axes[1] the best candidate: `match` of Gallery.identify and that one's picture.
+
+    The frame is blue where the probe was accepted and red where it stays unknown.
+    """
+    colour = BLUE if match.known else RED
+    show_rgb(axes[0], probe_rgb, f"probe{': ' + _short(true_name) if true_name else ''}")
+    best = match.candidates[0][0] if match.candidates else "nobody enrolled"
+    verdict = _short(best) if match.known else f"unknown (best: {_short(best)})"
+    relation = "≥" if match.known else "<"
+    show_rgb(axes[1], match_rgb, f"{verdict}\n{match.score:.3f} {relation} {match.threshold:.3f}")
+    axes[1].title.set_color(colour)
+    for spine in axes[1].spines.values():
+        spine.set(visible=True, color=colour, linewidth=4)
+    return axes
+
+
+def overview(rgb, depth, rocs: dict, table: pd.DataFrame, bands: dict | None = None, title: str = ""):
+    """One figure of a run: P pairs above, ROC of each system and a table below.
+
+    rocs: {"rgb" | "depth" | "rgbd" | "fused": Roc}; bands: the same keys, as in plot_roc; table: texts,
+    small.
+    """
+    figure = plt.figure(figsize=(10, 7.4))
+    above, below = figure.subfigures(2, 1, height_ratios=[2 * 10 / len(rgb) + 0.1, 7.3 - 20 / len(rgb)])
+    axes = above.subplots(2, len(rgb), gridspec_kw={"wspace": 0.02, "hspace": 0.02})
+    for column in range(len(rgb)):
+        show_rgb(axes[0, column], rgb[column])
+        show_depth(axes[1, column], depth[column])
+    for ax, name in zip(axes[:, 0], ("colour", "depth"), strict=True):
+        ax.set_ylabel(name)
+    left, right = below.subplots(1, 2, gridspec_kw={"width_ratios": [1, 1]})
+    names = {"rgb": "RGB", "depth": "depth", "rgbd": "RGB-D", "fused": "RGB + depth, scores fused"}
+    for system, roc in rocs.items():
+        plot_roc(left, roc, names[system], system, (bands or {}).get(system))
+    left.set_title("same person or not? people never seen in training")
+    right.axis("off")
+    width = [0.31, *[0.69 / (table.shape[1] - 1)] * (table.shape[1] - 1)]
+    look = {"loc": "center", "cellLoc": "center", "edges": "horizontal", "colWidths": width}
+    drawn = right.table(table.to_numpy(), colLabels=list(table.columns), **look)
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(11)
+    drawn.scale(1, 1.9)
+    for cell in drawn.get_celld().values():
+        cell.set_edgecolor("#BBBBBB")
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def depth_surface(rgb, depth, depth_per_px: float = 1.0, cells: int = 112):
+    """A surface one can turn, a plotly Figure under 150 kB: depth (H, W) in the picture's colours.
+
+    `depth` is canonical; `depth_per_px` is the depth units that a pixel measures across the face, so that the
+    face is not stretched. The picture is thinned to at most `cells` rows and columns; holes and what lies far
+    from the face are left open.
+    """
+    import plotly.graph_objects as go  # half a second of import that only this needs
+
+    rgb, depth = np.asarray(rgb), np.asarray(depth, float)
+    step = -(-max(depth.shape) // cells)
+    rgb, depth = (
+        rgb[::step, ::step, :3],
+        depth[::step, ::step] / (depth_per_px * step),
+    )  # now in thinned pixels
+    height, width = depth.shape
+    centre = depth[height // 4 : height - height // 4, width // 4 : width - width // 4]
+    face = np.median(centre[centre > 0]) if (centre > 0).any() else 0.0
+    far = (depth <= 0) | (np.abs(depth - face) > 0.6 * width)
+    surface = np.where(far, np.nan, face - depth).astype(np.float32)  # nearer = higher
+    grey = (rgb @ [0.299, 0.587, 0.114]).round().astype(np.uint8)
+    light = {"ambient": 0.9, "diffuse": 0.2, "specular": 0.02, "roughness": 0.9}
+    figure = go.Figure(
+        go.Surface(
+            z=surface[::-1],
+            surfacecolor=grey[::-1],
+            colorscale=_tints(rgb, grey),
+            cmin=0,
+            cmax=255,
+            showscale=False,
+            lighting=light,
+            hoverinfo="skip",
+        )
+    )
+    hidden = {"visible": False}
+    camera = {"eye": {"x": 0.35, "y": -0.25, "z": 1.5}, "up": {"x": 0, "y": 1, "z": 0}}
+    figure.update_layout(
+        template=None,
+        margin={"l": 0, "r": 0, "t": 0, "b": 0},
+        height=420,
+        scene={"xaxis": hidden, "yaxis": hidden, "zaxis": hidden, "aspectmode": "data", "camera": camera},
+    )
+    return figure
+
+
+# -- files
+
+
+def save_figure(figure, folder: Path, name: str, numbers) -> Path:
+    """Write <folder>/<name>.png and, beside it, <name>.json with its numbers; gives the path of the PNG.
+
+    Each is written whole or not at all; the same figure gives the same bytes (no date, no versions). The PNG
+    stays under 300 kB: where colour pictures need more, 256 colours and then fewer pixels are used. NaN is
+    written as null.
+    """
+    folder = Path(folder)
+    picture = _png(figure)  # before the numbers are replaced: the two belong together
+    write_json(folder / f"{name}.json", plain(numbers))
+    write_bytes(folder / f"{name}.png", picture)
+    return folder / f"{name}.png"
+
+
+def plain(value):
+    """`value` as JSON holds it: arrays and tables as lists, dataclasses as objects, NaN as None."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, pd.DataFrame):
+        value = value.to_dict("records")
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | np.ndarray | pd.Series):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if np.isfinite(value) else None
+    return value if isinstance(value, int | str | None) else str(value)
+
+
+def _png(figure) -> bytes:
+    for dpi in (130, 100, 80, 60, 45):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
+        if buffer.tell() <= MAX_PNG_BYTES:
+            break
+        buffer.seek(0)
+        few = (
+            Image.open(buffer)
+            .convert("RGB")
+            .quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        )
+        buffer = io.BytesIO()
+        few.save(buffer, "PNG", optimize=True)
+        if buffer.tell() <= MAX_PNG_BYTES:
+            break
+    return buffer.getvalue()
+
+
+def _chance(ax, x, y) -> None:
+    """The chance line, once for the first system on these axes."""
+    if not ax.lines:
+        ax.plot(x, y, color="#AAAAAA", linewidth=1.2, linestyle=(0, (1, 1)), label="chance")
+
+
+def _widen(ax, far: float) -> None:
+    """Let the log axis begin at the smallest FAR that any of its curves can show."""
+    before = ax.get_xlim()[0] if len(ax.lines) > 2 else 1.0
+    ax.set_xlim(min(before, far, 0.5), 1)
+
+
+def _picture(ax, title, image, **how):
+    ax.imshow(image, **how)
+    ax.set(xticks=[], yticks=[], title=_literal(title))
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(False)
+    return ax
+
+
+def _tints(rgb, grey, levels: int = 32) -> list:
+    """A plotly colour scale that gives each grey level the mean colour of its pixels."""
+    level = grey.astype(int) * levels // 256
+    count = np.bincount(level.ravel(), minlength=levels)
+    found = np.flatnonzero(count)
+    sums = np.stack(
+        [np.bincount(level.ravel(), rgb[..., c].ravel(), levels) for c in range(3)], 1
+    )  # (levels, 3)
+    mean = np.stack([np.interp(range(levels), found, sums[found, c] / count[found]) for c in range(3)], 1)
+    return [[i / (levels - 1), "rgb({:.0f},{:.0f},{:.0f})".format(*colour)] for i, colour in enumerate(mean)]
+
+
+def _short(name: str, length: int = 22) -> str:
+    return name if len(name) <= length else name[: length - 1] + "…"
+
+
+def _literal(text: str) -> str:
+    """`text` for matplotlib, which would read what stands between two dollar signs as a formula."""
+    return str(text).replace("$", r"\$")

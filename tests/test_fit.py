@@ -1,0 +1,314 @@
+"""The training loop: learns, stops on NaN, resumes bit for bit, refuses to resume something else."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from face3d_lib import embedder as embedder_module
+from face3d_lib import fit as fit_module
+from face3d_lib.atomic import UserError
+from face3d_lib.batches import Augmentation
+from face3d_lib.embedder import Architecture, Embedder
+from face3d_lib.fit import FitSettings, Objective, fit, learning_rate, make_accelerator, predict
+from face3d_lib.losses import SoftmaxLoss
+from face3d_lib.pack import Pack
+
+SETTINGS = FitSettings(epochs=4, batch_size=16, lr=2e-3, precision="float32")
+GENTLE = Augmentation(rotation_deg=1, zoom=0.01, shift=0.01, erase=0)
+NONE = (np.empty(0, int), np.empty(0, int))
+
+
+def toy_pack(people=6, images=12, size=32, colour=True, depth=True, seed=0):
+    """People told apart by their colour pattern, by their relief, or by both; in memory."""
+    rng = np.random.default_rng(seed)
+    n = people * images
+    subject = np.repeat(np.arange(people), images)
+    rows, columns = np.mgrid[:size, :size] / size
+
+    def patterns(told_apart):
+        phase = (
+            rng.uniform(0, 6, (people, 4)) if told_apart else np.tile(rng.uniform(0, 6, (1, 4)), (people, 1))
+        )
+        a, b, c, d = (phase[subject, k][:, None, None] for k in range(4))
+        return (
+            np.sin(5 * columns + a) * np.sin(5 * rows + b)
+            + np.sin(9 * columns * rows + c)
+            + np.cos(7 * rows + d)
+        )
+
+    rgb = 128 + 30 * patterns(colour)[..., None] + rng.normal(0, 15, (n, size, size, 3))
+    relief = 3 * patterns(depth) + rng.normal(0, 0.2, (n, size, size))
+    codes = np.clip(relief * 1000 + 20000, 1, 65535).astype(np.uint16)
+    index = pd.DataFrame(
+        {"pair_id": [f"p{s}/{i}" for i, s in enumerate(subject)], "subject_id": [f"p{s}" for s in subject]}
+    )
+    scales = np.tile(np.float32([800, 0.001, 1.0]), (n, 1))
+    info = {"sha256": {"index.csv": f"toy {people} {images} {seed} {colour} {depth}"}}
+    return Pack(
+        Path("toy"), info, index, rgb.clip(0, 255).astype(np.uint8), codes.view(np.int16), scales
+    ), subject
+
+
+def halves(subject):
+    rows = np.arange(len(subject))
+    return (rows[rows % 3 > 0], subject[rows % 3 > 0]), (rows[rows % 3 == 0], subject[rows % 3 == 0])
+
+
+@pytest.fixture(autouse=True)
+def tiny_network(monkeypatch):
+    small = {**embedder_module.SMALL, "channels": (8, 16, 16, 32)}
+    monkeypatch.setattr(embedder_module, "SMALL", small)
+
+
+def build(modality="rgb", classes=6, seed=0, **more):
+    torch.manual_seed(seed)
+    return Embedder(Architecture(modality, embedding_size=16, **more)), SoftmaxLoss(16, classes)
+
+
+def weights(*modules):
+    return {f"{i}.{k}": v.clone() for i, module in enumerate(modules) for k, v in module.state_dict().items()}
+
+
+def assert_equal(one, other):
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        assert torch.equal(value, other[key]), key
+
+
+@pytest.mark.parametrize("modality", ["rgb", "depth", "rgbd"])
+def test_it_learns_people_and_records_it(tmp_path, modality):
+    pack, subject = toy_pack()
+    train, evaluation = halves(subject)
+    embedder, loss = build(modality)
+    untrained = (predict(embedder, loss, pack, evaluation[0]) == evaluation[1]).mean()
+    history = fit(
+        embedder,
+        loss,
+        pack,
+        train,
+        evaluation,
+        tmp_path,
+        dataclasses.replace(SETTINGS, epochs=8),
+        GENTLE,
+        "cpu",
+        False,
+    )
+    accuracy = (predict(embedder, loss, pack, evaluation[0]) == evaluation[1]).mean()
+    assert untrained < 0.45
+    assert accuracy > 0.8
+    assert accuracy == history["eval_accuracy"].max()  # the best weights are the ones that are left
+    assert history["loss"].iloc[-1] < 0.6 * history["loss"].iloc[0]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(1, 9))
+    assert list((tmp_path / "tensorboard").iterdir())
+    assert not list(tmp_path.glob(".new-*"))
+
+
+def test_shuffled_labels_leave_it_at_chance(tmp_path):
+    pack, subject = toy_pack()
+    train, evaluation = halves(subject)
+    shuffled = np.random.default_rng(0).permutation(train[1])
+    embedder, loss = build("rgbd")
+    fit(embedder, loss, pack, (train[0], shuffled), NONE, tmp_path, SETTINGS, GENTLE, "cpu", False)
+    assert (predict(embedder, loss, pack, evaluation[0]) == evaluation[1]).mean() < 0.5
+
+
+def test_a_modality_that_says_nothing_teaches_nothing(tmp_path):
+    pack, subject = toy_pack(depth=False)
+    train, evaluation = halves(subject)
+    embedder, loss = build("depth")
+    fit(embedder, loss, pack, train, NONE, tmp_path, SETTINGS, GENTLE, "cpu", False)
+    assert (predict(embedder, loss, pack, evaluation[0]) == evaluation[1]).mean() < 0.4
+
+
+@pytest.mark.parametrize("modality", ["rgb", "rgbd"])
+def test_a_stopped_run_ends_as_one_that_never_stopped(tmp_path, monkeypatch, modality):
+    pack, subject = toy_pack()
+    train, evaluation = halves(subject)
+    settings = dataclasses.replace(SETTINGS, save_seconds=0)  # a checkpoint after every step
+
+    def run(folder, seed=0):
+        embedder, loss = build(modality, seed=seed)
+        history = fit(embedder, loss, pack, train, evaluation, folder, settings, Augmentation(), "cpu", False)
+        return weights(embedder, loss), history.drop(columns=["seconds", "images_per_second"])
+
+    whole, history = run(tmp_path / "whole")
+    saves = 0
+    save = fit_module.save_checkpoint
+
+    def killed_in_the_third_epoch(*arguments):
+        nonlocal saves
+        save(*arguments)
+        saves += 1
+        if saves == 8:  # 3 steps an epoch: in the middle of the third
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(fit_module, "save_checkpoint", killed_in_the_third_epoch)
+        run(tmp_path / "stopped")
+    torch.manual_seed(123)  # whatever else a kernel has drawn meanwhile
+    resumed, resumed_history = run(tmp_path / "stopped", seed=5)
+    assert_equal(whole, resumed)
+    pd.testing.assert_frame_equal(history, resumed_history)
+    again, _ = run(tmp_path / "stopped", seed=6)  # done: nothing is trained, the best weights are given back
+    assert_equal(whole, again)
+
+
+KILLED = """
+import sys, torch
+sys.path[:0] = [{tests!r}, {root!r}]
+import test_fit as t
+torch.set_num_threads(1)
+t.embedder_module.SMALL = {{**t.embedder_module.SMALL, "channels": (8, 16, 16, 32)}}
+pack, subject = t.toy_pack()
+embedder, loss = t.build("rgb")
+settings = t.dataclasses.replace(t.SETTINGS, epochs=8, save_seconds=0)
+t.fit(embedder, loss, pack, *t.halves(subject), {folder!r}, settings, t.GENTLE, "cpu", False)
+torch.save(t.weights(embedder, loss), {result!r})
+"""
+
+
+def test_a_killed_process_goes_on_exactly(tmp_path):
+    def script(folder):
+        here = Path(__file__).parent
+        values = {"tests": str(here), "root": str(here.parent), "folder": str(tmp_path / folder)}
+        return textwrap.dedent(KILLED.format(**values, result=str(tmp_path / f"{folder}.pt")))
+
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", script("killed")], env=environment)
+    while not (tmp_path / "killed" / "metrics.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed.pt").exists()
+    for folder in ("killed", "whole"):
+        subprocess.run([sys.executable, "-c", script(folder)], env=environment, check=True)
+    one, other = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("killed", "whole"))
+    assert_equal(one, other)
+
+
+def test_another_run_is_not_resumed(tmp_path):
+    pack, subject = toy_pack()
+    train, evaluation = halves(subject)
+    short = dataclasses.replace(SETTINGS, epochs=1)
+    fit(*build(), pack, train, evaluation, tmp_path, short, GENTLE, "cpu", False)
+    changed = dataclasses.replace(short, lr=1e-3)
+    with pytest.raises(UserError, match=r"lr: 0\.002 -> 0\.001; modality: rgb -> depth"):
+        fit(*build("depth"), pack, train, evaluation, tmp_path, changed, GENTLE, "cpu", False)
+    with pytest.raises(UserError, match="train_labels"):
+        fit(
+            *build(),
+            pack,
+            (train[0], train[1][::-1].copy()),
+            evaluation,
+            tmp_path,
+            short,
+            GENTLE,
+            "cpu",
+            False,
+        )
+    (tmp_path / "last.pt").write_bytes((tmp_path / "last.pt").read_bytes()[:3000])
+    with pytest.raises(UserError, match="delete it"):
+        fit(*build(), pack, train, evaluation, tmp_path, short, GENTLE, "cpu", False)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(tmp_path):
+    class Breaks(SoftmaxLoss):
+        calls = 0
+
+        def forward(self, embeddings, labels):
+            self.calls += 1
+            return super().forward(embeddings, labels) * (float("nan") if self.calls > 5 else 1)
+
+    pack, subject = toy_pack()
+    train, evaluation = halves(subject)
+    embedder, _ = build()
+    with pytest.raises(UserError, match=r"epoch 2, step 3: .*not finite"):
+        fit(embedder, Breaks(16, 6), pack, train, evaluation, tmp_path, SETTINGS, GENTLE, "cpu", False)
+    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    assert state["state"]["epoch"] == 1
+    assert all(torch.isfinite(value).all() for value in state["objective"].values())
+
+
+def test_any_loss_called_with_embeddings_and_labels_will_do(tmp_path):
+    class Pull(nn.Module):  # without weights, without get_logits, as a contrastive loss is
+        def forward(self, embeddings, labels):
+            same = labels[:, None] == labels
+            distance = torch.cdist(
+                nn.functional.normalize(embeddings), nn.functional.normalize(embeddings) + 1e-4
+            )
+            return distance[same].mean() + (1 - distance[~same]).clamp_min(0).mean()
+
+    pack, subject = toy_pack()
+    train, evaluation = halves(subject)
+    embedder, _ = build("rgbd")
+    settings = dataclasses.replace(SETTINGS, epochs=2)
+    history = fit(embedder, Pull(), pack, train, evaluation, tmp_path, settings, GENTLE, "cpu", False)
+    assert history["eval_accuracy"].isna().all()
+    assert history["best"].all()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["eval_accuracy"] is None
+
+
+def test_losses_see_float32_and_their_weights_stay_float32_under_bf16(tmp_path):
+    class Watch(SoftmaxLoss):
+        def forward(self, embeddings, labels):
+            assert embeddings.dtype == torch.float32
+            assert self.get_logits(embeddings).dtype == torch.float32
+            return super().forward(embeddings, labels)
+
+    pack, subject = toy_pack()
+    train, evaluation = halves(subject)
+    embedder, _ = build("rgbd")
+    loss = Watch(16, 6)
+    settings = dataclasses.replace(SETTINGS, epochs=1, precision="bf16")
+    fit(embedder, loss, pack, train, evaluation, tmp_path, settings, GENTLE, "cpu", False)
+    assert {p.dtype for p in [*embedder.parameters(), *loss.parameters()]} == {torch.float32}
+
+
+def test_each_branch_has_a_loss_of_its_own():
+    embedder, loss = build("rgbd")
+    objective = Objective(embedder, loss, 0.5)
+    assert len(objective.branch_losses) == 2
+    pack, subject = toy_pack()
+    batch, labels = pack.batch(np.arange(8)), torch.from_numpy(subject[:8])
+    embedder.eval()
+    total, _ = objective(batch, labels)
+    parts = [
+        head(e, labels)
+        for head, e in zip([loss, *objective.branch_losses], embedder.branches(batch), strict=True)
+    ]
+    assert torch.allclose(total, parts[0] + 0.5 * (parts[1] + parts[2]))
+    assert objective.branch_losses[0].linear.weight is not loss.linear.weight
+    assert len(Objective(build("rgb")[0], loss, 0.5).branch_losses) == 0
+
+
+def test_the_learning_rate_by_hand():
+    settings = FitSettings(lr=1.0, warmup=0.2)
+    rates = [learning_rate(step, 10, settings) for step in range(10)]
+    assert rates[:2] == [0.5, 1.0]
+    assert rates[5] == pytest.approx(0.5 * (1 + np.cos(np.pi * 4 / 9)))
+    assert rates == sorted(rates[:2]) + sorted(rates[2:], reverse=True)
+    assert 0 < rates[-1] < 0.05
+
+
+def test_an_accelerator_can_be_made_twice_in_a_kernel_and_asks_for_what_is_there():
+    assert make_accelerator("bf16", "cpu").mixed_precision == "bf16"
+    assert make_accelerator("float32", "cpu").mixed_precision == "no"
+    if not torch.cuda.is_available():
+        with pytest.raises(UserError, match="no GPU"):
+            make_accelerator("auto", "cuda")
+    with pytest.raises(UserError, match="tpu"):
+        make_accelerator("auto", "tpu")
