@@ -28,7 +28,7 @@ from skimage.transform import SimilarityTransform
 from tqdm.auto import tqdm
 
 from .atomic import UserError, sha256_of, sweep, write_json, write_text
-from .manifest import ALIGNMENT_COLUMNS, MATRIX, POINTS, check_alignment, read_table, write_table
+from .manifest import ALIGNMENT_COLUMNS, MATRIX, POINTS, check_alignment, inside, read_table, write_table
 from .pairs import BadPair, DepthConvention, PairFiles, RGBDPair, find_pairs, read_convention, read_pair
 
 # Eyes, nose tip and mouth corners in a 112 x 112 crop (pixel centres at whole numbers): the reference points
@@ -225,13 +225,9 @@ def _detect(views: dict, batch: list[int], min_size: float, detector) -> dict[in
     for k, boxes, probabilities, points in zip(
         batch, *detector.detect(torch.from_numpy(pixels), landmarks=True), strict=True
     ):
-        parts = (
-            [] if boxes is None else [np.asarray(part, np.float64) for part in (boxes, probabilities, points)]
-        )
+        parts = [] if boxes is None else [np.asarray(part, np.float64) for part in (boxes, probabilities, points)]
         faces = [_in_source(*one, *views[k]) for one in zip(*parts, strict=True)]
-        faces = [
-            face for face in faces if np.isfinite([*face.box, face.probability, *face.points.flat]).all()
-        ]
+        faces = [face for face in faces if np.isfinite([*face.box, face.probability, *face.points.flat]).all()]
         found[k] = Faces(faces, "native" if faces else "")
     return found
 
@@ -409,9 +405,7 @@ def align_folder(
     """
     pairs = find_pairs(input_dir)
     if not pairs:
-        raise UserError(
-            f"{input_dir}: no pairs: it should hold <person>/<name>.png beside <person>/<name>.npy"
-        )
+        raise UserError(f"{input_dir}: no pairs: it should hold <person>/<name>.png beside <person>/<name>.npy")
     convention = read_convention(input_dir, depth_unit, larger_is)
     job = _open_job(Path(input_dir), Path(output_dir), settings, convention, device)
     try:
@@ -558,9 +552,7 @@ def _open_job(
         except ValueError:
             before = None
         if before != _description(job):
-            raise UserError(
-                f"{output_dir}: holds pairs of other settings: choose another folder or delete this one"
-            )
+            raise UserError(f"{output_dir}: holds pairs of other settings: choose another folder or delete this one")
     elif output_dir.is_dir() and any(path.is_dir() for path in output_dir.glob("[!.]*")):
         raise UserError(f"{output_dir}: holds other folders: choose an empty folder for the aligned pairs")
     return job
@@ -611,14 +603,13 @@ def _align_pairs(
             waiting.append([files[name] for name in names])
     old = {row["pair_id"] for rows in before.values() for row in rows}
     if old and old.isdisjoint(files):
-        raise UserError(
-            f"{job.output_dir}: holds pairs of another input: choose another folder or delete this one"
-        )
+        raise UserError(f"{job.output_dir}: holds pairs of another input: choose another folder or delete this one")
     if finished and not waiting and old <= set(files):
         journal.unlink(missing_ok=True)
         return _table_of(done, files)
 
     for pair_id in old - set(files):
+        inside(job.output_dir, pair_id, where=table.name)  # a table that somebody wrote deletes nothing else
         _remove_crops(job.output_dir, pair_id)
         with suppress(OSError):  # other pairs are there
             (job.output_dir / pair_id).parent.rmdir()

@@ -3,6 +3,7 @@
 The order is that of a database log: data to the disk, then the name, then the folder that holds the name.
 """
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 
@@ -56,6 +58,23 @@ def write_json(path: Path, value) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
+def plain(value):
+    """`value` as JSON holds it: arrays and tables as lists, dataclasses as objects, NaN and infinities as null."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, pd.DataFrame):
+        value = value.to_dict("records")
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | np.ndarray | pd.Series):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if np.isfinite(value) else None
+    return value if isinstance(value, int | str | None) else str(value)
+
+
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
     """`frame` in `path` as csv without its index, line feeds as line ends, whole or not at all."""
     write_text(path, frame.to_csv(index=False, lineterminator="\n"))
@@ -71,7 +90,9 @@ def require_space(folder: Path, n_bytes: int) -> None:
     """Raise UserError unless the disk of `folder` has `n_bytes` free; a memory-mapped file on a full disk kills the process."""
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
-        raise UserError(f"{folder}: {n_bytes / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free: make room or choose another disk")
+        raise UserError(
+            f"{folder}: {n_bytes / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free: make room or choose another disk"
+        )
 
 
 def sweep(folder: Path) -> None:

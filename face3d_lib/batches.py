@@ -19,23 +19,18 @@ ORDER, AUGMENT, STEP = 0, 1, 2  # purposes of a random stream; streams of differ
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far a training pair may be changed;
-
-    0 switches a change off. `sd`: standard deviation of a normal draw.
-    """
+    """How far a training pair may be changed; 0 switches a change off. sd: of a normal draw."""
 
     flip: float = 0.5  # probability
-    rotation_deg: float = 4.0  # sd
-    zoom: float = 0.04  # sd of the logarithm
-    shift: float = 0.02  # sd, share of the crop's width
+    rotation_deg: float = 3.0  # sd
+    zoom: float = 0.03  # sd of the logarithm
+    shift: float = 0.015  # sd, share of the crop's width
     brightness: float = 0.15  # sd of the logarithm of exposure
     contrast: float = 0.15  # sd of the logarithm
     saturation: float = 0.2  # sd of the logarithm
     white_balance: float = 0.05  # sd of the logarithm, each channel
     depth_noise_px: float = 0.3  # sd, crop pixels, each reading
-    depth_tilt: float = (
-        0.05  # sd of the slope of a plane added to the depth: a head turned by about as many radians
-    )
+    depth_tilt: float = 0.05  # sd of the slope of an added plane: a head turned by as many radians
     hole_share: float = 0.02  # share of readings lost
     erase: float = 0.3  # probability of a patch without colour, and independently of one without depth
     erase_size: float = 0.3  # largest side of the patch, share of the crop's width
@@ -47,14 +42,19 @@ def random_stream(purpose: int, seed: int, epoch: int, step: int = 0) -> int:
     return int(words[0] >> np.uint64(1))
 
 
+def labelled(pack: Pack, table, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the pack (n,) and labels (n,) int64, positions in `classes`, of a split table."""
+    number = {name: label for label, name in enumerate(classes)}
+    return pack.rows(table["pair_id"]), np.array([number[name] for name in table["cls_name"]], np.int64)
+
+
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
     """The order (n,) in which epoch number `epoch` visits n pairs."""
     return np.random.default_rng(random_stream(ORDER, seed, epoch)).permutation(n)
 
 
 def epoch_batches(n: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The positions of each batch of an epoch: all n, in ceil(n / batch_size) batches whose sizes differ by
-    one at most.
+    """The positions of each batch of an epoch: all n, in ceil(n / batch_size) batches of nearly equal size.
 
     Nothing is dropped, and no batch of one pair is left over, which batch normalisation could not use.
     """
@@ -72,9 +72,7 @@ def train_batches(
     augmentation: Augmentation | None = None,
     first_step: int = 0,
 ) -> Iterator[tuple[Batch, torch.Tensor]]:
-    """(batch, labels (B,) int64) for every step of an epoch from `first_step` on, augmented on the device
-    unless None.
-    """
+    """(batch, labels (B,) int64) of each step of an epoch from `first_step` on; augmentation None: none."""
     for step, chosen in enumerate(epoch_batches(len(rows), batch_size, seed, epoch)):
         if step < first_step:
             continue
@@ -94,9 +92,8 @@ def augment(batch: Batch, how: Augmentation, seed: int, epoch: int, step: int) -
     batch = warp(batch, how, random)
     rgb = shift_colour(batch.rgb.float(), how, random)
     depth = disturb_depth(batch.depth, batch.depth_per_px, how, random)
-    rgb = torch.where(
-        patches(rgb, how, random), torch.rand(len(rgb), 3, 1, 1, generator=random, device=device) * 255, rgb
-    )
+    colour = torch.rand(len(rgb), 3, 1, 1, generator=random, device=device) * 255
+    rgb = torch.where(patches(rgb, how, random), colour, rgb)
     depth = torch.where(patches(depth, how, random), 0, depth)
     return replace(batch, rgb=rgb.round_().clamp_(0, 255).to(torch.uint8), depth=depth)
 
@@ -115,9 +112,8 @@ def warp(batch: Batch, how: Augmentation, random: torch.Generator) -> Batch:
     cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
     mirror = torch.where(flip, -1.0, 1.0)
     aspect = height / width
-    matrix = torch.stack(
-        [mirror * cos, -sin * aspect, shift[:, 0], mirror * sin / aspect, cos, shift[:, 1]], 1
-    )
+    rows = [mirror * cos, -sin * aspect, shift[:, 0], mirror * sin / aspect, cos, shift[:, 1]]
+    matrix = torch.stack(rows, 1)
     grid = F.affine_grid(matrix.view(n, 2, 3), [n, 1, height, width], align_corners=False)
     rgb = F.grid_sample(batch.rgb.float(), grid, "bilinear", "border", align_corners=False)
     depth = F.grid_sample(batch.depth, grid, "nearest", "zeros", align_corners=False)
@@ -125,24 +121,18 @@ def warp(batch: Batch, how: Augmentation, random: torch.Generator) -> Batch:
 
 
 def shift_colour(rgb: torch.Tensor, how: Augmentation, random: torch.Generator) -> torch.Tensor:
-    """Exposure, contrast around the mean grey, saturation and white balance of rgb (B, 3, H, W) float32, 0 to
-    255.
-    """
+    """Exposure, contrast about the mean, saturation and white balance of (B, 3, H, W) float32, 0 to 255."""
     draw = torch.randn(len(rgb), 6, generator=random, device=rgb.device)[..., None, None]  # (B, 6, 1, 1)
     gain = torch.exp(draw[:, :1] * how.brightness + draw[:, 3:] * how.white_balance)
     contrast, saturation = torch.exp(draw[:, 1:2] * how.contrast), torch.exp(draw[:, 2:3] * how.saturation)
     grey = rgb.mean(1, keepdim=True)
     mean = grey.mean((2, 3), keepdim=True)
-    # one pass: gain * (mean + contrast * (grey + saturation * (rgb - grey) - mean))
-    return (
-        rgb * (gain * contrast * saturation)
-        + (grey * (contrast * (1 - saturation)) + mean * (1 - contrast)) * gain
-    )
+    # gain * (mean + contrast * (grey + saturation * (rgb - grey) - mean)), with few passes over the pixels
+    pale = (grey * (contrast * (1 - saturation)) + mean * (1 - contrast)) * gain
+    return rgb * (gain * contrast * saturation) + pale
 
 
-def disturb_depth(
-    depth: torch.Tensor, depth_per_px: torch.Tensor, how: Augmentation, random: torch.Generator
-):
+def disturb_depth(depth: torch.Tensor, depth_per_px: torch.Tensor, how: Augmentation, random: torch.Generator):
     """Noise, a tilted plane and lost readings added to depth (B, 1, H, W); what was no reading stays none."""
     n, height, width = len(depth), *depth.shape[2:]
     options = {"generator": random, "device": depth.device}
@@ -157,10 +147,7 @@ def disturb_depth(
 
 
 def patches(image: torch.Tensor, how: Augmentation, random: torch.Generator) -> torch.Tensor:
-    """(B, 1, H, W) bool:
-
-    a rectangle at a random place in `how.erase` of the images, nothing in the others.
-    """
+    """(B, 1, H, W) bool: a rectangle at a random place in `how.erase` of the images, none in the others."""
     n, height, width = len(image), *image.shape[2:]
     draw = torch.rand(n, 5, generator=random, device=image.device)[:, :, None, None]  # (B, 5, 1, 1)
     x = torch.arange(width, device=image.device) / width

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from .atomic import UserError
-from .paths import RUNS
+from .paths import RUNS, relative
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,6 +19,10 @@ app = typer.Typer(
 
 Folder = Annotated[Path, typer.Option(exists=True, file_okay=False, help="folder to read")]
 Unit = Annotated[str, typer.Option(help="mm, m or pixel, for a folder without dataset.json")]
+Mode = Annotated[
+    Literal["template", "facenet", "none"],
+    typer.Option(help="five points to a template; box and margin (2019); the whole picture, unaligned"),
+]
 Direction = Annotated[str, typer.Option(help="farther or nearer: what a larger depth value means")]
 
 
@@ -26,34 +30,101 @@ Direction = Annotated[str, typer.Option(help="farther or nearer: what a larger d
 def run(
     notebook: Annotated[str, typer.Argument(help="a notebook, such as 30_train_softmax")],
     name: Annotated[str, typer.Argument(metavar="RUN", help="run: a folder below runs/, such as demo or demo/rgb")],
-    parameter: Annotated[list[str], typer.Option("-p", metavar="NAME=VALUE", help="set a parameter; repeat for more")] = (),
-    file: Annotated[Path | None, typer.Option("-f", exists=True, help="YAML file of parameters; a list of them is run in turn")] = None,
+    parameter: Annotated[
+        list[str], typer.Option("-p", metavar="NAME=VALUE", help="set a parameter; repeat for more")
+    ] = (),
+    file: Annotated[
+        Path | None,
+        typer.Option("-f", exists=True, help="YAML file of parameters; a list of them is run in turn"),
+    ] = None,
 ):
     """Run one notebook with papermill, strictly: unknown or mistyped parameters are errors, the exit code is true."""
-    from .run import parse_parameters, read_grid, run_notebook
+    from .run import parse_parameters, read_grid, run_grid
 
-    given = parse_parameters(parameter)
-    worst = 0
-    for more in read_grid(file):
-        target = more.pop("run", name)
-        worst = max(worst, run_notebook(notebook, target, {**more, **given}))
-    raise typer.Exit(worst)
+    raise typer.Exit(run_grid(notebook, name, parse_parameters(parameter), read_grid(file)))
 
 
 @app.command()
 def demo(
-    data: Annotated[Path | None, typer.Option(envvar="FACE3D_DATA", help="folder of raw pairs; without it, synthetic faces")] = None,
-    name: Annotated[str | None, typer.Option(help="the run; demo, or the data folder's name")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(envvar="FACE3D_DATA", exists=True, file_okay=False, help="raw pairs; else synthetic faces"),
+    ] = None,
+    name: Annotated[str, typer.Option(help="the run; without it demo, or the data folder's name")] = "",
     depth_unit: Unit = "",
     larger_is: Direction = "",
-    mode: Annotated[Literal["template", "facenet", "none"], typer.Option(help="alignment; none = the unaligned baseline")] = "template",
+    mode: Mode = "template",
+    epochs: Annotated[int, typer.Option(help="of training; 0 = as the demo does")] = 0,
     seed: Annotated[int, typer.Option(help="of split and training")] = 0,
-    epochs: Annotated[int, typer.Option(help="of training; 0 = the demo's own")] = 0,
 ):
-    """Run the numbered notebooks in order and end with a table. Started again, it goes on where it stopped."""
-    from .demo import run_demo
+    """Run the numbered notebooks in order and end with a table. Killed and started again, it goes on where it was."""
+    from .run import PLAN, run_notebook, up_to_date
 
-    raise typer.Exit(run_demo(data, name, depth_unit, larger_is, mode, seed, epochs))
+    name = name or (data.resolve().name if data else "demo")
+    if data and name.partition("/")[0] in ("demo", "default"):
+        raise UserError(
+            f"--name {name}: figures of that run are published in figures/; choose another name for real faces"
+        )
+    chosen = {
+        "00_look_at_pairs": {"data": str(data.resolve()), "depth_unit": depth_unit, "larger_is": larger_is}
+        if data
+        else {},
+        "10_align_faces": {"mode": mode},
+        "20_split_subjects": {"seed": seed},
+        "30_train_softmax": {"seed": seed} | ({"epochs": epochs} if epochs else {}),
+    }
+    for step in PLAN:
+        run_name = f"{name}/{step.nested}".rstrip("/")
+        parameters = step.parameters | step.demo_parameters | chosen.get(step.notebook, {})
+        if data:  # the notebooks' bounds are those of synthetic faces; on other data the numbers speak for themselves
+            parameters |= no_expectations(step.notebook)
+        if up_to_date(step.notebook, run_name, parameters):
+            print(f"{step.notebook} ({run_name}): done before")
+        elif code := run_notebook(step.notebook, run_name, parameters):
+            print(f"stopped at {step.notebook}; the same command goes on from there", file=sys.stderr)
+            raise typer.Exit(code)
+    print(summary(name))
+
+
+def no_expectations(notebook: str) -> dict[str, float]:
+    """The parameters expect_... of a notebook, set to what every result meets."""
+    from .run import find_notebook, parameter_model
+
+    names = [name for name in parameter_model(find_notebook(notebook)).model_fields if name.startswith("expect_")]
+    return {name: 1.01 if name.endswith("_below") else -0.01 for name in names}
+
+
+def summary(name: str) -> str:
+    """The closing table of a demo, from the metrics.json of its stages."""
+    from .run import figures_folder, find_stage
+
+    def metrics(stage):
+        folder = find_stage(name, stage)
+        return json.loads((folder / "metrics.json").read_text()) if folder else {}
+
+    pairs, faces = metrics("00_look_at_pairs"), metrics("10_align_faces")
+    verification, identification = metrics("40_evaluate_verification"), metrics("41_evaluate_identification")
+    lines = [
+        "",
+        f"people {pairs['people']}   pairs {pairs['pairs']}   "
+        f"faces found {faces['aligned']} ({faces['aligned'] / faces['pairs']:.1%})",
+        f"{'':14s}{'closed-set accuracy':>21s}{'EER':>8s}{'TAR@FAR=' + format(verification['far_target'], 'g'):>14s}{'rank-1':>9s}",
+    ]
+    for system, rates in verification["systems"].items():
+        numbers = [
+            metrics(f"{system}/30_train_softmax").get("accuracy"),
+            rates["eer"],
+            rates["tar"],
+            identification["systems"].get(system, {}).get("rank1"),
+        ]
+        texts = ["-" if number is None else f"{number:.3f}" for number in numbers]
+        lines.append(f"{system:14s}{texts[0]:>21s}{texts[1]:>8s}{texts[2]:>14s}{texts[3]:>9s}")
+    lines += [
+        "closed set: people the network was trained on; EER, TAR and rank-1: people it never saw",
+        f"look next: {relative(figures_folder(name, '40_evaluate_verification'))}/overview.png, and the executed",
+        f"notebooks in {relative(RUNS / name)}/; make lab opens JupyterLab",
+    ]
+    return "\n".join(lines)
 
 
 @app.command()
@@ -75,10 +146,15 @@ def synthesise(
 def align(
     input_dir: Folder,
     output_dir: Annotated[Path, typer.Option(help="folder to write: crops in the same layout, and alignment.csv")],
-    mode: Annotated[Literal["template", "facenet", "none"] | None, typer.Option(help="facenet when --margin is given, else template")] = None,
+    mode: Annotated[
+        Literal["template", "facenet", "none"] | None,
+        typer.Option(help="facenet when --margin is given, else template"),
+    ] = None,
     image_size: Annotated[int, typer.Option(help="side of the crop in pixels")] = 112,
     margin: Annotated[int | None, typer.Option(help="source pixels added to the box (mode facenet)")] = None,
-    random_order: Annotated[bool, typer.Option(help="work in random order: what is there early is a fair sample")] = False,
+    random_order: Annotated[
+        bool, typer.Option(help="work in random order: what is there early is a fair sample")
+    ] = False,
     workers: Annotated[int, typer.Option(help="processes; 0 = one for each core")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     depth_unit: Unit = "",
@@ -101,8 +177,15 @@ def align(
 def split(
     input_dir: Folder,
     output_dir: Annotated[Path, typer.Option(help="folder to write the csv files to")],
-    ratios: Annotated[tuple[str, str, str], typer.Option(help="train, eval, test shares of each person's pictures")] = ("0.7", "0.2", "0.1"),
-    people: Annotated[tuple[str, str, str], typer.Option(help="train, dev, test shares of the people; 1 0 0: everybody trains, as in 2019")] = ("1", "0", "0"),
+    ratios: Annotated[tuple[str, str, str], typer.Option(help="train, eval, test shares of each person's pictures")] = (
+        "0.7",
+        "0.2",
+        "0.1",
+    ),
+    people: Annotated[
+        tuple[str, str, str],
+        typer.Option(help="train, dev, test shares of the people; 1 0 0: everybody trains, as in 2019"),
+    ] = ("1", "0", "0"),
     min_images: Annotated[int, typer.Option(help="a person with fewer pictures goes to dirty.csv")] = 3,
     seed: int = 0,
 ):
@@ -122,26 +205,51 @@ def identify(
     rgb: Annotated[Path, typer.Argument(help="picture")],
     depth: Annotated[Path, typer.Argument(help="its depth: .npy or 16-bit .png")],
     name: Annotated[str, typer.Option("--run", help="run whose gallery is asked")] = "demo",
-    depth_unit: Unit = "mm",
-    larger_is: Direction = "farther",
+    depth_unit: Unit = "",
+    larger_is: Direction = "",
     picture: Annotated[Path | None, typer.Option(help="write probe and best match side by side to this PNG")] = None,
 ):
-    """Whose face is this? Prints the name with its score, or unknown."""
-    from .identify import identify_files
+    """Whose face is this? Prints the name with its score, or unknown, and the nearest of the enrolled."""
+    from .embed import embed_pair
+    from .embedder import load_model
+    from .gallery import Gallery
+    from .pairs import read_convention, read_pair, single_pair
+    from .run import run_folder
 
-    print(identify_files(RUNS / name, rgb, depth, depth_unit, larger_is, picture))
+    stage = run_folder(name) / "50_predict_identity"
+    if not (stage / "reference.json").is_file():
+        raise UserError(f"run {name} has no gallery: face3d demo --name {name} makes one")
+    made_with = json.loads((stage / "reference.json").read_text())
+    network, card = load_model(run_folder(name) / made_with["model"] / "30_train_softmax" / "model")
+    people = Gallery.load(stage / "gallery", card["weights_sha256"])
+    convention = read_convention(rgb.resolve().parent.parent, depth_unit or None, larger_is or None)
+    probe = read_pair(single_pair(rgb, depth), convention)
+    match = people.identify(embed_pair(network, probe, card["alignment"]))
+    print(f"{match.name}   score {match.score:.3f}   threshold {match.threshold:.3f}")
+    print("nearest: " + ", ".join(f"{person} {score:.3f}" for person, score in match.candidates))
+    if picture:
+        import matplotlib.pyplot as plt
+        from PIL import Image
+
+        from .figures import plot_match
+
+        best = run_folder(name) / "10_align_faces" / "aligned" / f"{made_with['reference'][match.candidates[0][0]]}.png"
+        figure, axes = plt.subplots(1, 2, figsize=(6, 3.4), layout="constrained")
+        plot_match(axes, probe.rgb, Image.open(best), match)
+        figure.savefig(picture)
 
 
 @app.command()
 def forget(
-    subject: Annotated[str, typer.Argument(help="name of the enrolled person")],
+    person: Annotated[str, typer.Argument(help="name of the enrolled person")],
     name: Annotated[str, typer.Option("--run", help="run whose gallery is changed")] = "demo",
 ):
-    """Delete a person from a gallery."""
-    from .gallery import Gallery
+    """Delete a person from a gallery: the template and the name leave its files."""
+    from .gallery import forget
+    from .run import run_folder
 
-    Gallery.open(RUNS / name / "50_predict_identity" / "gallery").forget(subject)
-    print(f"{subject} is no longer in the gallery of {name}")
+    forget(run_folder(name) / "50_predict_identity" / "gallery", person)
+    print(f"{person} is no longer in the gallery of {name}")
 
 
 def main():

@@ -13,42 +13,33 @@ template W is about 200 mm: the eyes are 35 px apart, on average 63 mm in life (
 import torch
 import torch.nn.functional as F
 
-REACH = (
-    0.55  # of W (110 mm): a reading farther than this from the reference, in front or behind, is not the face
-)
+REACH = 0.55  # of W (110 mm): a reading farther from the reference, before or behind, is not the face
 UNIT = 0.3  # of W (60 mm): the length that becomes 1 in an encoding
 CLIP = 1.5  # encoded depth ends at +-CLIP; a place without any surface is -CLIP
-FILL_STEPS = (
-    3  # a hole is filled from neighbourhoods of 2, 4 and 8 px; what is farther from a reading is background
-)
+FILL_STEPS = 3  # a hole is filled from blocks of 2, 4 and 8 px; what has no reading in them is background
 
 
 def relative_depth(depth: torch.Tensor, depth_per_px: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Depth relative to the face, (B, 1, H, W) crop pixels, nearer = larger, and which of it is face, (B, 1,
-    H, W) bool.
+    """Depth relative to the face, in crop pixels, nearer = larger, and which of it is face (bool).
 
     The reference is the median of the readings in the central half of the crop (rows and columns); a pair
-    without readings there has an empty mask. depth: (B, 1, H, W) canonical; depth_per_px: (B,) in the unit of
-    depth.
+    without readings there has an empty mask. depth: (B, 1, H, W) canonical; depth_per_px: (B,). Both results: (B, 1, H, W).
     """
     height, width = depth.shape[2:]
-    centre = depth[:, 0, height // 4 : height - height // 4, width // 4 : width - width // 4].flatten(
-        1
-    )  # (B, n)
+    top, left = height // 4, width // 4
+    centre = depth[:, 0, top : height - top, left : width - left].flatten(1)
+    # the median of an empty centre is NaN, and nothing compares as near to NaN
     reference = torch.where(centre > 0, centre, torch.nan).nanmedian(1).values[:, None, None, None]
     relative = (reference - depth) / depth_per_px[:, None, None, None]
-    valid = (depth > 0) & (
-        relative.abs() < REACH * width
-    )  # NaN, the reference of an empty centre, compares as False
+    valid = (depth > 0) & (relative.abs() < REACH * width)
     return torch.where(valid, relative, 0), valid
 
 
 def fill_holes(surface: torch.Tensor, valid: torch.Tensor, background: float) -> torch.Tensor:
-    """`surface` (B, 1, H, W) with every place that is not `valid` filled: near ones from readings, others
-    `background`.
+    """`surface` (B, 1, H, W) with what is not `valid` filled: from readings near by, else `background`.
 
     Means over growing blocks go up a pyramid and are interpolated on the way down, for places without a
-    reading only (push-pull; Gortler et al. 1996, The Lumigraph, section 3.4). Readings are unchanged.
+    reading only (push-pull: Gortler et al. 1996, The Lumigraph, section 3.4). Readings are unchanged.
     """
     weight = valid.to(surface.dtype)
     levels = [(surface * weight, weight)]  # sums of readings, shares of readings
@@ -64,8 +55,7 @@ def fill_holes(surface: torch.Tensor, valid: torch.Tensor, background: float) ->
 
 
 def normals(surface: torch.Tensor) -> torch.Tensor:
-    """(B, 2, H, W): x (image right) and y (image down) of the unit normal that points out of the face, to the
-    camera.
+    """(B, 2, H, W): x (image right) and y (image down) of the unit normal that points out of the face.
 
     surface: (B, 1, H, W) crop pixels, nearer = larger. Central differences in orthographic view: (-dz/dx,
     -dz/dy, 1) over its length. The outermost rows and columns, which have one neighbour only, get slope 0

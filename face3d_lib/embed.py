@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
+from .align import AlignSettings, align_pair, find_faces, load_detector
 from .atomic import UserError, replacing
 from .embedder import Embedder
-from .pack import Batch, Pack
+from .pack import Batch, Pack, make_batch
+from .pairs import RGBDPair
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,15 @@ class Embeddings:
     def __len__(self):
         return len(self.pair_ids)
 
+    def select(self, pair_ids) -> "Embeddings":
+        """Those of `pair_ids`, in their order; UserError names the first that is not here."""
+        place = {pair_id: row for row, pair_id in enumerate(self.pair_ids.tolist())}
+        try:
+            rows = [place[pair_id] for pair_id in pair_ids]
+        except KeyError as error:
+            raise UserError(f"no embedding of {error}: run 40_evaluate_verification again") from None
+        return Embeddings(self.pair_ids[rows], self.subject_ids[rows], self.vectors[rows])
+
     def save(self, path: Path) -> None:
         """Write to `path` (.npz, no pickle inside), whole or not at all."""
         texts = {"pair_ids": np.asarray(self.pair_ids, str), "subject_ids": np.asarray(self.subject_ids, str)}
@@ -33,26 +44,21 @@ class Embeddings:
 
     @classmethod
     def load(cls, path: Path) -> "Embeddings":
-        """Read what `save` wrote;
-
-        UserError when the file is missing, damaged, or its vectors are not of unit length.
-        """
+        """What `save` wrote; UserError when it is missing, damaged, or vectors are not of unit length."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 found = cls(file["pair_ids"], file["subject_ids"], file["vectors"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"{path}: no embeddings that can be read ({error}): embed again") from None
-        sound = found.vectors.ndim == 2 and len(found.pair_ids) == len(found.subject_ids) == len(
-            found.vectors
-        )
+        lengths = {len(found.pair_ids), len(found.subject_ids), len(found.vectors)}
+        sound = found.vectors.ndim == 2 and len(lengths) == 1
         if not sound or not np.allclose(np.linalg.norm(found.vectors, axis=1), 1, atol=1e-4):
             raise UserError(f"{path}: vectors are not one of unit length for each pair: embed again")
         return found
 
 
 def embed_batch(embedder: Embedder, batch: Batch) -> torch.Tensor:
-    """(B, D) float32 of unit length: the mean of the unit vectors of each pair and of its mirror image,
-    renormalised.
+    """(B, D) float32 of unit length: the mean of a pair's unit vector and its mirror image's, renormalised.
 
     The embedder is put into evaluation mode; float32 whatever it was trained in, so that no pair's vector
     depends on the batch it was in (beyond 1e-5). UserError when a vector is not finite.
@@ -67,9 +73,7 @@ def embed_batch(embedder: Embedder, batch: Batch) -> torch.Tensor:
 
 
 def embed(embedder: Embedder, pack: Pack, rows, batch_size: int = 128, progress: bool = True) -> Embeddings:
-    """The embeddings of the pairs at `rows` of the pack, in that order, on the device that the embedder is
-    on.
-    """
+    """The embeddings of the pairs at `rows` of the pack, in that order, made on the embedder's device."""
     rows = np.asarray(rows)
     device = next(embedder.parameters()).device
     size = embedder.architecture.embedding_size
@@ -81,3 +85,17 @@ def embed(embedder: Embedder, pack: Pack, rows, batch_size: int = 128, progress:
             bar.update(len(chosen))
     index = pack.index.iloc[rows]
     return Embeddings(index["pair_id"].to_numpy(str), index["subject_id"].to_numpy(str), vectors)
+
+
+def embed_pair(embedder: Embedder, pair: RGBDPair, alignment: dict) -> np.ndarray:
+    """(D,) the unit vector of one raw pair, aligned with the settings in the card of the model.
+
+    Raises BadPair (a UserError) with the status where no face is found or the crop has no depth.
+    """
+    settings, device = AlignSettings(**alignment), next(embedder.parameters()).device
+    found = None
+    if settings.mode != "none":
+        (found,) = find_faces([pair.rgb], load_detector(), settings.min_face_size)
+    row = {}
+    rgb, depth = align_pair(pair, found, settings, row)
+    return embed_batch(embedder, make_batch(rgb, depth, row["depth_per_px"], device))[0].cpu().numpy()

@@ -26,7 +26,8 @@ from .pack import Batch
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, as the pretrained networks of timm expect
 DEVIATION = (0.229, 0.224, 0.225)
 ENCODINGS = {"normals_depth": (encode_normals_depth, 3), "depth": (encode_depth, 1)}
-SMALL = {"layers": (1, 1, 1, 1), "channels": (32, 64, 128, 256)}  # 1.8 M parameters with its neck
+# A ResNet-10 of half width with a stem of three small convolutions: 1.2 M parameters, and 0.5 M in the neck
+SMALL = {"layers": (1, 1, 1, 1), "channels": (32, 64, 128, 256), "stem_type": "deep", "stem_width": 16}
 GRID = 4  # the last feature map is averaged to 4 x 4 places: aligned faces have each part at its own place
 
 
@@ -59,30 +60,27 @@ class Branch(nn.Module):
 
 
 class Embedder(nn.Module):
-    """Pairs -> embeddings (B, D), not normalised. `branches` also gives what each branch says alone.
+    """Pairs -> embeddings (B, D), not normalised.
 
-    init: "scratch", or a local state dict (.safetensors, .pth) of the three-channel backbone. UserError lists
-    what does not fit.
+    Two branches are joined by a linear layer over both embeddings; `branches` also gives each alone, so that
+    a loss on each keeps the stronger modality from silencing the weaker one.
+    init: "scratch", or a local state dict (.safetensors, .pth) of the three-channel backbone, from which
+    every branch starts. UserError lists what does not fit.
     """
 
     def __init__(self, architecture: Architecture, init: str | Path = "scratch"):
         super().__init__()
         self.architecture = a = architecture
-        encode, n = ENCODINGS[a.encoding]
-        self.encode = encode
+        self.encode, n = ENCODINGS[a.encoding]
         self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1) * 255, persistent=False)
         self.register_buffer("deviation", torch.tensor(DEVIATION).view(3, 1, 1) * 255, persistent=False)
-        channels = {"rgb": [3], "depth": [n], "rgbd": [3, n] if a.fusion == "two_branch" else [3 + n]}[
-            a.modality
-        ]
-        self.branch = nn.ModuleList(
-            Branch(make_backbone(a.backbone, c, init), a.embedding_size) for c in channels
-        )
+        both = [3, n] if a.fusion == "two_branch" else [3 + n]
+        channels = {"rgb": [3], "depth": [n], "rgbd": both}[a.modality]
+        size = a.embedding_size
+        self.branch = nn.ModuleList(Branch(make_backbone(a.backbone, c, init), size) for c in channels)
         if len(channels) > 1:
-            self.join = nn.Sequential(
-                nn.Linear(len(channels) * a.embedding_size, a.embedding_size, bias=False),
-                nn.BatchNorm1d(a.embedding_size),
-            )
+            linear = nn.Linear(len(channels) * size, size, bias=False)
+            self.join = nn.Sequential(linear, nn.BatchNorm1d(size))
 
     def inputs(self, batch: Batch) -> list[torch.Tensor]:
         """One image (B, channels, H, W) float32 for each branch."""
@@ -117,7 +115,7 @@ def make_backbone(name: str, channels: int, init: str | Path = "scratch") -> nn.
     backbone = _new_backbone(name, 3)
     load_backbone(backbone, Path(init))
     if channels != 3:
-        backbone.conv1 = widen_stem(backbone.conv1, channels, kept=3 if channels > 3 else 0)
+        widen_stem(backbone, channels, kept=3 if channels > 3 else 0)
     return backbone
 
 
@@ -127,32 +125,22 @@ def _new_backbone(name: str, channels: int) -> nn.Module:
     return timm.create_model(name, pretrained=False, in_chans=channels, num_classes=0)
 
 
-def widen_stem(conv: nn.Conv2d, channels: int, kept: int = 3) -> nn.Conv2d:
-    """The convolution for `channels` channels: the first `kept` filters as they are, new ones the mean of all
-    old ones.
+def widen_stem(backbone: nn.Module, channels: int, kept: int = 3) -> None:
+    """Let a timm ResNet take `channels` channels: `kept` keep their filters, new ones get the mean filter.
 
     timm instead repeats R, G, B, R and scales all of them by 3/4, which changes what colour alone gives.
     """
+    conv = backbone.conv1 if isinstance(backbone.conv1, nn.Conv2d) else backbone.conv1[0]
     weight = conv.weight.detach()
     new = weight.mean(1, keepdim=True).expand(-1, channels - kept, -1, -1)
-    wide = nn.Conv2d(
-        channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=conv.bias is not None
-    )
-    wide.weight = nn.Parameter(torch.cat([weight[:, :kept], new], 1).contiguous())
-    if conv.bias is not None:
-        wide.bias = nn.Parameter(conv.bias.detach().clone())
-    return wide
+    conv.weight = nn.Parameter(torch.cat([weight[:, :kept], new], 1).contiguous())
+    conv.in_channels = channels
 
 
 def load_backbone(backbone: nn.Module, path: Path) -> None:
-    """Fill a three-channel backbone from a local state dict;
-
-    its classifier (fc.) is left out, all else must fit.
-    """
+    """Fill a three-channel backbone from a local state dict; a classifier is left out, all else must fit."""
     try:
-        state = (
-            load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-        )
+        state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
         state = {key: value for key, value in state.items() if not key.startswith("fc.")}
         expected = backbone.state_dict()
         wrong = [key for key in expected if key not in state or state[key].shape != expected[key].shape]
@@ -167,9 +155,7 @@ def load_backbone(backbone: nn.Module, path: Path) -> None:
         pickle.UnpicklingError,
     ) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path}: no state dict that can be read safely ({reason}): use a .safetensors file"
-        ) from None
+        raise UserError(f"{path}: no state dict that can be read safely ({reason}): use a .safetensors file") from None
     if wrong := wrong + [key for key in state if key not in expected]:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise UserError(
@@ -214,9 +200,7 @@ def load_model(
         card = json.loads((folder / "card.json").read_text())
         weights = path.read_bytes()
         if hashlib.sha256(weights).hexdigest() != card["weights_sha256"]:
-            raise UserError(
-                f"{path}: not the weights that card.json describes (SHA-256 differs): train again"
-            )
+            raise UserError(f"{path}: not the weights that card.json describes (SHA-256 differs): train again")
         state = load(weights)
         embedder = Embedder(Architecture(**card["architecture"]))
         modules = nn.ModuleDict({"embedder": embedder} | ({} if loss is None else {"loss": loss}))
@@ -225,9 +209,8 @@ def load_model(
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder}: no model that can be used ({reason}): train again") from None
-    if settings_hash is not None and card.get("settings_hash") != settings_hash:
-        raise UserError(
-            f"{folder}: trained on crops aligned with settings {card.get('settings_hash')}, these have {settings_hash}: "
-            "align with the model's settings or train again"
-        )
+    trained_on = card.get("settings_hash")
+    if settings_hash is not None and trained_on != settings_hash:
+        reason = f"trained on crops of alignment settings {trained_on}, these have {settings_hash}"
+        raise UserError(f"{folder}: {reason}: align with the model's settings or train again")
     return embedder.to(device).eval(), card

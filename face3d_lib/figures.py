@@ -5,7 +5,6 @@ design", 2008), which colour-blind readers tell apart; systems differ in line st
 depth picture has no reading.
 """
 
-import dataclasses
 import io
 from itertools import cycle
 from pathlib import Path
@@ -17,7 +16,7 @@ from matplotlib.patheffects import withStroke
 from PIL import Image
 from scipy.stats import norm
 
-from .atomic import write_bytes, write_json
+from .atomic import plain, write_bytes, write_json
 from .metrics import Roc
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
@@ -119,9 +118,7 @@ def plot_score_histogram(ax, genuine, impostor, threshold: float | None = None, 
     bins = np.linspace(low, max(high, low + 0.01), 61)
     for scores, colour, name in ((impostor, RED, "impostor"), (genuine, BLUE, "genuine")):
         ax.hist(scores, bins, density=True, histtype="stepfilled", color=colour, alpha=0.3)
-        ax.hist(
-            scores, bins, density=True, histtype="step", color=colour, label=f"{name}, {len(scores):,} trials"
-        )
+        ax.hist(scores, bins, density=True, histtype="step", color=colour, label=f"{name}, {len(scores):,} trials")
     ax.set(xlabel="score (cosine similarity)", ylabel="density", ylim=(0, ax.get_ylim()[1] * 1.35))
     if threshold is not None and np.isfinite(threshold):
         ax.axvline(threshold, ymax=0.78, color="black", linewidth=1.2, linestyle="--")
@@ -137,13 +134,9 @@ def plot_failure_rates(ax, table: pd.DataFrame, what: str = "faces not found"):
     rate, low, high = (100 * table[name].to_numpy(float) for name in ("rate", "low", "high"))
     colours = [GREY if group == "all" else SKY for group in table["group"]]
     ax.barh(place, rate, color=colours, height=0.65)
-    ax.errorbar(
-        rate, place, xerr=[rate - low, high - rate], fmt="none", ecolor="black", elinewidth=1.2, capsize=3
-    )
+    ax.errorbar(rate, place, xerr=[rate - low, high - rate], fmt="none", ecolor="black", elinewidth=1.2, capsize=3)
     for y, right, failed, n in zip(place, high, table["failed"], table["n"], strict=True):
-        ax.annotate(
-            f"{failed} of {n}", (right, y), (6, 0), textcoords="offset points", va="center", fontsize=10
-        )
+        ax.annotate(f"{failed} of {n}", (right, y), (6, 0), textcoords="offset points", va="center", fontsize=10)
     ax.set_yticks(place, [_literal(group) for group in table["group"]])
     ax.set(xlabel=f"{what}, % (95 % interval)", xlim=(0, max(high.max() * 1.25, 1)))
     ax.grid(axis="y", visible=False)
@@ -163,9 +156,7 @@ def plot_landmark_error(ax, error, yaw_deg, bin_deg: float = 15):
     ax.set_ylim(0, max(0.1, 1.1 * np.percentile(error, 99)))  # a single lost face would hide all others
     beyond = int((error > ax.get_ylim()[1]).sum())
     if beyond:
-        ax.annotate(
-            f"{beyond} above", (0.98, 0.98), xycoords="axes fraction", ha="right", va="top", fontsize=10
-        )
+        ax.annotate(f"{beyond} above", (0.98, 0.98), xycoords="axes fraction", ha="right", va="top", fontsize=10)
     ax.legend(loc="upper left")
     return ax
 
@@ -396,8 +387,8 @@ def depth_surface(rgb, depth, depth_per_px: float = 1.0, cells: int = 112):
 # -- files
 
 
-def save_figure(figure, folder: Path, name: str, numbers) -> Path:
-    """Write <folder>/<name>.png and, beside it, <name>.json with its numbers; gives the path of the PNG.
+def save_figure(figure, folder: Path, name: str, numbers) -> None:
+    """Write <folder>/<name>.png and, beside it, <name>.json with its numbers.
 
     Each is written whole or not at all; the same figure gives the same bytes (no date, no versions). The PNG
     stays under 300 kB: where colour pictures need more, 256 colours and then fewer pixels are used. NaN is
@@ -407,24 +398,6 @@ def save_figure(figure, folder: Path, name: str, numbers) -> Path:
     picture = _png(figure)  # before the numbers are replaced: the two belong together
     write_json(folder / f"{name}.json", plain(numbers))
     write_bytes(folder / f"{name}.png", picture)
-    return folder / f"{name}.png"
-
-
-def plain(value):
-    """`value` as JSON holds it: arrays and tables as lists, dataclasses as objects, NaN as None."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, pd.DataFrame):
-        value = value.to_dict("records")
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | np.ndarray | pd.Series):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if np.isfinite(value) else None
-    return value if isinstance(value, int | str | None) else str(value)
 
 
 def _png(figure) -> bytes:
@@ -434,11 +407,7 @@ def _png(figure) -> bytes:
         if buffer.tell() <= MAX_PNG_BYTES:
             break
         buffer.seek(0)
-        few = (
-            Image.open(buffer)
-            .convert("RGB")
-            .quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-        )
+        few = Image.open(buffer).convert("RGB").quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
         buffer = io.BytesIO()
         few.save(buffer, "PNG", optimize=True)
         if buffer.tell() <= MAX_PNG_BYTES:
@@ -471,9 +440,7 @@ def _tints(rgb, grey, levels: int = 32) -> list:
     level = grey.astype(int) * levels // 256
     count = np.bincount(level.ravel(), minlength=levels)
     found = np.flatnonzero(count)
-    sums = np.stack(
-        [np.bincount(level.ravel(), rgb[..., c].ravel(), levels) for c in range(3)], 1
-    )  # (levels, 3)
+    sums = np.stack([np.bincount(level.ravel(), rgb[..., c].ravel(), levels) for c in range(3)], 1)  # (levels, 3)
     mean = np.stack([np.interp(range(levels), found, sums[found, c] / count[found]) for c in range(3)], 1)
     return [[i / (levels - 1), "rgb({:.0f},{:.0f},{:.0f})".format(*colour)] for i, colour in enumerate(mean)]
 

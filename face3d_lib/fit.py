@@ -9,8 +9,13 @@ import copy
 import hashlib
 import json
 import math
+import os
 import pickle
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -36,7 +41,7 @@ class FitSettings:
 
     epochs: int = 12
     batch_size: int = 32
-    lr: float = 3e-3  # the highest, after the warm-up
+    lr: float = 6e-3  # the highest, after the warm-up
     warmup: float = 0.2  # share of the steps, rising linearly from 0; then half a cosine down to 0
     weight_decay: float = 0.05  # of matrices and filters; not of biases and normalisation
     clip_norm: float = 5.0  # longest gradient
@@ -76,8 +81,8 @@ def fit(
     train: tuple[np.ndarray, np.ndarray],
     evaluation: tuple[np.ndarray, np.ndarray],
     folder: Path,
-    settings: FitSettings = FitSettings(),  # noqa: B008 (frozen)
-    augmentation: Augmentation | None = Augmentation(),  # noqa: B008 (frozen)
+    settings: FitSettings = FitSettings(),
+    augmentation: Augmentation | None = Augmentation(),  # noqa: B008
     device: str | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
@@ -109,25 +114,23 @@ def fit(
     def save():
         save_checkpoint(folder / "last.pt", objective, optimizer, identity, state)
 
-    with tqdm(
-        total=settings.epochs * steps, initial=state.epoch * steps + state.step, disable=not progress
-    ) as bar:
+    total, done = settings.epochs * steps, state.epoch * steps + state.step
+    with tqdm(total=total, initial=done, disable=not progress) as bar, stops_between_steps() as stop:
         while state.epoch < settings.epochs:
             bar.set_description(f"epoch {state.epoch + 1}/{settings.epochs}")
-            train_epoch(accelerator, model, wrapped, pack, train, settings, augmentation, state, save, bar)
-            accuracy = closed_set_accuracy(embedder, loss, pack, *evaluation, accelerator)
-            row = state.close_epoch(
-                accuracy, learning_rate(state.epoch * steps + steps - 1, settings.epochs * steps, settings)
-            )
+            train_epoch(accelerator, model, wrapped, pack, train, settings, augmentation, state, save, bar, stop)
+            if stop:
+                break
+            accuracy = closed_set_accuracy(embedder, loss, pack, *evaluation)
+            row = state.close_epoch(accuracy, optimizer.param_groups[0]["lr"])
             for name in ("loss", "train_accuracy", "eval_accuracy", "lr", "images_per_second"):
                 board.add_scalar(name, row[name], state.epoch * steps)
             if row["best"]:
                 with replacing(folder / "best.pt") as path:
                     torch.save(objective.state_dict(), path)
             save()
-            write_text(
-                folder / "metrics.jsonl", "".join(json.dumps(_without_nan(r)) + "\n" for r in state.history)
-            )
+            lines = [json.dumps(_without_nan(row)) for row in state.history]
+            write_text(folder / "metrics.jsonl", "\n".join(lines) + "\n")
     board.close()
     objective.load_state_dict(torch.load(folder / "best.pt", accelerator.device, weights_only=True))
     embedder.eval()
@@ -136,10 +139,7 @@ def fit(
 
 @dataclass
 class State:
-    """Where a run is:
-
-    the next step, and what it has seen. Plain numbers, so that weights_only loading accepts them.
-    """
+    """Where a run is and what it has seen, in plain numbers, which weights_only loading accepts."""
 
     epoch: int = 0
     step: int = 0  # of this epoch
@@ -152,21 +152,33 @@ class State:
         """The history's row of the epoch just done; the state moves to the start of the next."""
         loss, right, n = self.totals
         best = not eval_accuracy < self.best  # without an accuracy (NaN) the last epoch is the best
-        row = {
-            "epoch": self.epoch + 1,
-            "loss": loss / n,
-            "train_accuracy": right / n,
-            "eval_accuracy": eval_accuracy,
-        }
-        row |= {"lr": lr, "images_per_second": n / self.seconds, "seconds": self.seconds, "best": best}
+        row = {"epoch": self.epoch + 1, "loss": loss / n, "train_accuracy": right / n}
+        row |= {"eval_accuracy": eval_accuracy, "lr": lr, "images_per_second": n / self.seconds}
+        row |= {"seconds": self.seconds, "best": best}
         self.history.append(row)
         self.epoch, self.step, self.totals, self.seconds = self.epoch + 1, 0, (0.0, 0.0, 0.0), 0.0
         self.best = eval_accuracy if best else self.best
         return row
 
 
-def train_epoch(accelerator, model, optimizer, pack, train, settings, augmentation, state, save, bar) -> None:
-    """The steps of one epoch that `state` has not seen yet; `state` is brought to its end."""
+@contextmanager
+def stops_between_steps() -> Iterator[list[int]]:
+    """A list that a stopping signal fills. It takes effect when the block ends: no step is cut in two, all is saved."""
+    signals, previous = [], {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            previous[number] = signal.signal(number, lambda number, frame: signals.append(number))
+    try:
+        yield signals
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        if signals:
+            os.kill(os.getpid(), signals[0])
+
+
+def train_epoch(accelerator, model, optimizer, pack, train, settings, augmentation, state, save, bar, stop) -> None:
+    """The steps of one epoch that `state` has not seen yet; `state` is brought to its end, or saved where `stop` fills."""
     device, seed, (rows, labels) = accelerator.device, settings.seed, train
     steps = len(epoch_batches(len(rows), settings.batch_size, seed, 0))
     glance = 1 if device.type == "cpu" else 20  # reading a number waits for a GPU
@@ -174,18 +186,8 @@ def train_epoch(accelerator, model, optimizer, pack, train, settings, augmentati
     done, started = state.seconds, time.monotonic()
     saved = started
     model.train()
-    batches = train_batches(
-        pack,
-        rows,
-        labels,
-        settings.batch_size,
-        seed,
-        state.epoch,
-        device,
-        augmentation,
-        first_step=state.step,
-    )
-    for batch, target in batches:
+    where = (settings.batch_size, seed, state.epoch, device)
+    for batch, target in train_batches(pack, rows, labels, *where, augmentation, first_step=state.step):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(state.epoch * steps + state.step, settings.epochs * steps, settings)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -196,54 +198,53 @@ def train_epoch(accelerator, model, optimizer, pack, train, settings, augmentati
         optimizer.step()
         optimizer.zero_grad()
         right = (classify(accelerator.unwrap_model(model).loss, embeddings) == target).sum()
-        totals += torch.stack(
-            [(loss.detach() + 0 * norm) * len(target), right, torch.full_like(right, len(target))]
-        )
+        seen = torch.full_like(right, len(target))
+        totals += torch.stack([(loss.detach() + 0 * norm) * len(target), right, seen])  # a bad norm spoils it
         state.step += 1
         bar.update()
-        if state.step % glance == 0 or state.step == steps:
+        if state.step % glance == 0 or state.step == steps or stop:
             state.totals = tuple(totals.tolist())
             state.seconds = done + time.monotonic() - started
             mean, share = state.totals[0] / state.totals[2], state.totals[1] / state.totals[2]
             if not math.isfinite(mean):
                 raise UserError(
-                    f"epoch {state.epoch + 1}, step {state.step}: the loss or its gradient is not finite; last.pt holds the "
-                    "state before: lower lr, or raise warmup"
+                    f"epoch {state.epoch + 1}, step {state.step}: the loss or its gradient is not finite; "
+                    "last.pt holds a good state from before: lower lr, or raise warmup"
                 )
-            bar.set_postfix(
-                loss=f"{mean:.3f}", accuracy=f"{share:.3f}", images_s=f"{state.totals[2] / state.seconds:.0f}"
-            )
-            if time.monotonic() - saved > settings.save_seconds and state.step < steps:
+            speed = state.totals[2] / state.seconds
+            bar.set_postfix(loss=f"{mean:.3f}", accuracy=f"{share:.3f}", images_s=f"{speed:.0f}")
+            if stop or (time.monotonic() - saved > settings.save_seconds and state.step < steps):
                 save()
                 saved = time.monotonic()
+            if stop:
+                return
 
 
 def classify(loss: nn.Module, embeddings: torch.Tensor) -> torch.Tensor:
     """(B,) the class that the loss's weights give the highest logit; -1 for a loss without `get_logits`."""
     if not hasattr(loss, "get_logits"):
         return torch.full((len(embeddings),), -1, device=embeddings.device)
-    with torch.no_grad():
-        return loss.get_logits(embeddings).argmax(1)
+    with torch.no_grad(), torch.autocast(embeddings.device.type, enabled=False):
+        return loss.get_logits(embeddings.float()).argmax(1)
 
 
 def predict(embedder: Embedder, loss: nn.Module, pack: Pack, rows, batch_size: int = 128) -> np.ndarray:
     """(n,) int64: the closed-set class 0..C-1 of the pairs at `rows`, in evaluation mode, float32."""
     device = next(embedder.parameters()).device
     embedder.eval()
+    found = np.empty(len(rows), np.int64)
     with torch.inference_mode():
-        parts = [
-            classify(loss, embedder(pack.batch(rows[i : i + batch_size], device))).cpu()
-            for i in range(0, len(rows), batch_size)
-        ]
-    return torch.cat(parts).numpy() if parts else np.empty(0, np.int64)
+        for i in range(0, len(rows), batch_size):
+            batch = pack.batch(rows[i : i + batch_size], device)
+            found[i : i + batch_size] = classify(loss, embedder(batch)).cpu()
+    return found
 
 
-def closed_set_accuracy(embedder, loss, pack, rows, labels, accelerator) -> float:
+def closed_set_accuracy(embedder: Embedder, loss: nn.Module, pack: Pack, rows, labels) -> float:
     """Share of `rows` whose class is found; NaN when there are none or the loss has no classes."""
     if len(rows) == 0 or not hasattr(loss, "get_logits"):
         return math.nan
-    with accelerator.autocast():
-        return float((predict(embedder, loss, pack, rows) == labels).mean())
+    return float((predict(embedder, loss, pack, rows) == labels).mean())
 
 
 def learning_rate(step: int, steps: int, settings: FitSettings) -> float:
@@ -276,9 +277,7 @@ def make_accelerator(precision: str, device: str | None) -> Accelerator:
         raise UserError("device cuda: PyTorch sees no GPU here: use device = 'cpu'")
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     if precision == "auto":
-        pays = (
-            torch.cpu.get_capabilities().get("amx_bf16", False) if on_cpu else torch.cuda.is_bf16_supported()
-        )
+        pays = torch.cpu.get_capabilities().get("amx_bf16", False) if on_cpu else torch.cuda.is_bf16_supported()
         precision = "bf16" if pays else "float32"
     AcceleratorState._reset_state(True)
     return Accelerator(cpu=on_cpu, mixed_precision="bf16" if precision == "bf16" else "no")
@@ -295,9 +294,7 @@ def identify(objective, pack, train, evaluation, settings, augmentation) -> dict
 
     identity = {key: value for key, value in asdict(settings).items() if key != "save_seconds"}
     identity |= {key: value for key, value in asdict(objective.embedder.architecture).items()}
-    identity |= {
-        f"augmentation.{key}": value for key, value in (asdict(augmentation) if augmentation else {}).items()
-    }
+    identity |= {f"augmentation.{key}": value for key, value in (asdict(augmentation) if augmentation else {}).items()}
     identity |= {"loss": repr(objective.loss), "pack": pack.info["sha256"]["index.csv"][:16]}
     parts = {
         "train_rows": train[0],
@@ -334,14 +331,10 @@ def load_checkpoint(path: Path, objective, optimizer, identity: dict) -> State:
         old = saved["identity"]
     except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"{path}: not a checkpoint that can be read ({reason}): delete it to start again"
-        ) from None
+        raise UserError(f"{path}: not a checkpoint that can be read ({reason}): delete it to start again") from None
     if changed := sorted(key for key in identity.keys() | old.keys() if identity.get(key) != old.get(key)):
         listed = "; ".join(f"{key}: {_short(old.get(key))} -> {_short(identity.get(key))}" for key in changed)
-        raise UserError(
-            f"{path}: belongs to a run with other settings ({listed}): use another run name, or delete it"
-        )
+        raise UserError(f"{path}: belongs to a run with other settings ({listed}): use another run name, or delete it")
     objective.load_state_dict(saved["objective"])
     optimizer.load_state_dict(saved["optimizer"])
     return State(**saved["state"])
@@ -352,6 +345,4 @@ def _short(value) -> str:
 
 
 def _without_nan(row: dict) -> dict:
-    return {
-        key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()
-    }
+    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}

@@ -60,9 +60,7 @@ class Gallery:
         if not acquired.all():
             raise UserError(f"gallery: no usable image of {self.names[acquired.argmin()]!r}: leave them out")
         if len(set(self.names)) < len(self.names) or "" in self.names:
-            raise UserError(
-                "gallery: each person needs a name, and no two the same: rename, then enrol again"
-            )
+            raise UserError("gallery: each person needs a name, and no two the same: rename, then enrol again")
         if not FAILED < self.threshold < np.inf or not 0 <= self.development_far <= 1:
             raise UserError(
                 f"gallery: threshold {self.threshold} at FAR {self.development_far} decides nothing: "
@@ -79,9 +77,7 @@ class Gallery:
             people = templates(embeddings)
         except ValueError as error:
             raise UserError(f"gallery: {error}; embed again") from None
-        return cls(
-            tuple(people.subject_ids), people.vectors, model_id, float(threshold), float(development_far)
-        )
+        return cls(tuple(people.subject_ids), people.vectors, model_id, float(threshold), float(development_far))
 
     def identify(self, vector, k: int = 5) -> Match:
         """Whose the unit vector (D,) is: the best candidate if its score is >= threshold, else unknown.
@@ -165,9 +161,7 @@ def _write(gallery: Gallery, folder: Path) -> None:
         "development_far": gallery.development_far,
     }
     write_bytes(folder / body["templates"], tensors)
-    write_bytes(
-        folder / "gallery.json", json.dumps({**body, "sha256": _digest(body)}, indent=1).encode()
-    )  # ASCII
+    write_bytes(folder / "gallery.json", json.dumps({**body, "sha256": _digest(body)}, indent=1).encode())  # ASCII
     _sweep(folder, body["templates"])
 
 
@@ -183,9 +177,7 @@ def _read(folder: Path) -> Gallery:
         if hashlib.sha256(tensors).hexdigest() != body["templates_sha256"]:
             raise ValueError("its SHA-256 differs")
         vectors = load(tensors)["templates"]
-        gallery = Gallery(
-            tuple(body["names"]), vectors, body["model_id"], body["threshold"], body["development_far"]
-        )
+        gallery = Gallery(tuple(body["names"]), vectors, body["model_id"], body["threshold"], body["development_far"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise UserError(f"{path}: the gallery is damaged ({error}): enrol again") from None
     _sweep(folder, path.name)

@@ -50,9 +50,7 @@ def read_table(path: Path, required_columns: list[str], sha256: str | None = Non
         line = text.split("\0")[0].count("\n") + 1
         raise UserError(f"{path} line {line}: holds a zero byte: save the table as UTF-8")
     if text and not text.endswith("\n"):
-        raise UserError(
-            f"{path} line {text.count(chr(10)) + 1}: no line end: the file was cut; write it again"
-        )
+        raise UserError(f"{path} line {text.count(chr(10)) + 1}: no line end: the file was cut; write it again")
     header, rows, reader = None, [], csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         for cells in reader:
@@ -76,11 +74,7 @@ def read_table(path: Path, required_columns: list[str], sha256: str | None = Non
 
 def _checked_header(cells: list[str], required: list[str], where: str) -> list[str]:
     if missing := [name for name in required if name not in cells]:
-        hint = (
-            ": separate cells by commas"
-            if len(cells) == 1 and any(mark in cells[0] for mark in ";\t")
-            else ""
-        )
+        hint = ": separate cells by commas" if len(cells) == 1 and any(mark in cells[0] for mark in ";\t") else ""
         raise UserError(f"{where}: no column {', '.join(missing)} in the header{hint or ': add it'}")
     if double := sorted({name for name in cells if cells.count(name) > 1}):
         raise UserError(f"{where}: column {double[0]!r} stands twice in the header: remove one")

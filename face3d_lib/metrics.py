@@ -101,9 +101,7 @@ class Roc:
 def roc(genuine, impostor) -> Roc:
     """The ROC of flat arrays of scores. Raises ValueError where one is empty or not finite."""
     genuine, impostor = _flat(genuine, "genuine"), _flat(impostor, "impostor")
-    return _Curve(
-        np.concatenate([genuine, impostor]), np.arange(len(genuine) + len(impostor)) < len(genuine)
-    ).roc()
+    return _Curve(np.concatenate([genuine, impostor]), np.arange(len(genuine) + len(impostor)) < len(genuine)).roc()
 
 
 def eer(genuine, impostor) -> tuple[float, float]:
@@ -124,6 +122,15 @@ def threshold_at_far(impostor, far: float) -> float:
     return float(np.nextafter(impostor[allowed], np.inf)) if allowed else np.nan
 
 
+def threshold_at_far_or_above(impostor, far: float) -> tuple[float, str]:
+    """`threshold_at_far`, and where that cannot be measured the lowest threshold that accepts none, with the reason."""
+    threshold = threshold_at_far(impostor, far)
+    if not np.isnan(threshold):
+        return threshold, ""
+    highest = float(np.nextafter(np.max(impostor, initial=-1.0), np.inf))
+    return highest, _unreachable(far, len(impostor), "development scores") + "; none of them is accepted"
+
+
 def rates_at(genuine, impostor, threshold: float) -> OperatingPoint:
     """Counts and rates at a threshold chosen elsewhere; a NaN threshold gives NaN rates and the reason."""
     genuine, impostor = _flat(genuine, "genuine"), _flat(impostor, "impostor")
@@ -141,11 +148,7 @@ def tar_at_far(genuine, impostor, far: float) -> OperatingPoint:
     NaN with a reason where far < 1 / n_impostor: one false accept would already be more than was asked for.
     """
     point = replace(rates_at(genuine, impostor, threshold_at_far(impostor, far)), asked_far=far)
-    return (
-        replace(point, reason=_unreachable(far, point.n_impostor, "impostor comparisons"))
-        if point.reason
-        else point
-    )
+    return replace(point, reason=_unreachable(far, point.n_impostor, "impostor comparisons")) if point.reason else point
 
 
 def ranks(scores, probe_subjects, gallery_subjects) -> np.ndarray:
@@ -182,9 +185,7 @@ def rank1(scores, probe_subjects, gallery_subjects) -> float:
     return float((ranks(scores, probe_subjects, gallery_subjects) == 1).mean())
 
 
-def dir_at(
-    scores, probe_subjects, gallery_subjects, unknown_scores, threshold: float, rank: int = 1
-) -> OpenSetPoint:
+def dir_at(scores, probe_subjects, gallery_subjects, unknown_scores, threshold: float, rank: int = 1) -> OpenSetPoint:
     """Open-set rates at a threshold chosen elsewhere: `scores` (P, G) known, `unknown_scores` (U, G) probes.
 
     DIR: share of known probes whose own subject stands at `rank` or better and scores >= threshold. FAR:
@@ -208,17 +209,11 @@ def dir_at(
     return OpenSetPoint(rate, float((alarm >= threshold).mean()), float(threshold), len(known), len(alarm))
 
 
-def dir_at_far(
-    scores, probe_subjects, gallery_subjects, unknown_scores, far: float, rank: int = 1
-) -> OpenSetPoint:
+def dir_at_far(scores, probe_subjects, gallery_subjects, unknown_scores, far: float, rank: int = 1) -> OpenSetPoint:
     """DIR at the lowest threshold that takes at most `far` of these unknown probes for somebody enrolled."""
     threshold = threshold_at_far(_finite(unknown_scores, "unknown scores").max(axis=1), far)
-    point = replace(
-        dir_at(scores, probe_subjects, gallery_subjects, unknown_scores, threshold, rank), asked_far=far
-    )
-    return (
-        replace(point, reason=_unreachable(far, point.n_unknown, "unknown probes")) if point.reason else point
-    )
+    point = replace(dir_at(scores, probe_subjects, gallery_subjects, unknown_scores, threshold, rank), asked_far=far)
+    return replace(point, reason=_unreachable(far, point.n_unknown, "unknown probes")) if point.reason else point
 
 
 def accuracy(predicted, true) -> float:
@@ -256,12 +251,8 @@ def rule_of_three(n: int) -> float:
 def caution(errors: int, n: int) -> str:
     """What to say beside a rate of errors / n; nothing from 30 errors on (Doddington's rule of 30)."""
     if errors == 0:
-        return (
-            f"no error in {n} trials: a rate below {rule_of_three(n):.2g} (rule of 3; for independent trials)"
-        )
-    return (
-        "" if errors >= 30 else f"{errors} errors in {n} trials: fewer than 30, a rough figure (rule of 30)"
-    )
+        return f"no error in {n} trials: a rate below {rule_of_three(n):.2g} (rule of 3; for independent trials)"
+    return "" if errors >= 30 else f"{errors} errors in {n} trials: fewer than 30, a rough figure (rule of 30)"
 
 
 def failure_rates(status, group) -> pd.DataFrame:
@@ -273,9 +264,7 @@ def failure_rates(status, group) -> pd.DataFrame:
     table = frame.groupby("group")["failed"].agg(n="size", failed="sum").reset_index()
     table.loc[len(table)] = ["all", len(frame), int(frame["failed"].sum())]
     table["rate"] = table["failed"] / table["n"]
-    table[["low", "high"]] = [
-        wilson(failed, n) for failed, n in zip(table["failed"], table["n"], strict=True)
-    ]
+    table[["low", "high"]] = [wilson(failed, n) for failed, n in zip(table["failed"], table["n"], strict=True)]
     return table
 
 
@@ -292,9 +281,7 @@ def subject_bootstrap(
     >>> subject_bootstrap(trials, lambda roc: roc.tar_at_far(1e-2))
     """
     (curve,) = _curves(trials)
-    values = [
-        statistic(curve.roc(weight)) for weight in _draws(trials, n_replicates, seed) if curve.usable(weight)
-    ]
+    values = [statistic(curve.roc(weight)) for weight in _draws(trials, n_replicates, seed) if curve.usable(weight)]
     return _interval(statistic(curve.roc()), values, curve.n_subjects, level)
 
 
@@ -316,9 +303,7 @@ def paired_bootstrap(
     return _interval(difference(), values, a.n_subjects, level)
 
 
-def mean_bootstrap(
-    values, subjects, n_replicates: int = 1000, seed: int = 0, level: float = 0.95
-) -> Interval:
+def mean_bootstrap(values, subjects, n_replicates: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
     """The interval of a mean over probes, people drawn again: accuracy, or rank-1 (`ranks(...) == 1`).
 
     `values` (P,) numbers or bool, `subjects` (P,). For two systems on the same probes give the difference of
@@ -383,9 +368,7 @@ def _curves(*systems) -> list[_Curve]:
     first = systems[0]
     subject_a, subject_b = _subject_numbers(first)
     if first.same.all() or not first.same.any():
-        raise ValueError(
-            f"{first.same.sum()} genuine and {(~first.same).sum()} impostor trials: both are needed"
-        )
+        raise ValueError(f"{first.same.sum()} genuine and {(~first.same).sum()} impostor trials: both are needed")
     return [_Curve(trials.score, trials.same, subject_a, subject_b) for trials in systems]
 
 
@@ -424,9 +407,7 @@ def _finite(values, name: str) -> np.ndarray:
     values = np.asarray(values, np.float64)
     if not values.size or not np.isfinite(values).all():
         bad = values.size - np.isfinite(values).sum()
-        raise ValueError(
-            f"{name}: {values.size} scores, {bad} of them NaN or infinite; a failure scores -1, never NaN"
-        )
+        raise ValueError(f"{name}: {values.size} scores, {bad} of them NaN or infinite; a failure scores -1, never NaN")
     return values
 
 

@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .atomic import UserError, replacing, require_space, sha256_of, write_csv, write_json
+from .atomic import UserError, replacing, require_space, sha256_of, write_json
+from .manifest import inside, read_table, write_table
 
 CODES = 65534  # steps between the nearest and the farthest code
 MAX_STEP = 0.1  # units
@@ -66,30 +67,26 @@ class Pack:
 
     @classmethod
     def open(cls, folder: Path) -> "Pack":
-        """The pack in `folder`; UserError when it is missing, incomplete or changed (sizes and the index's
-        SHA-256).
+        """The pack in `folder`; UserError when it is missing, incomplete or changed (sizes, index).
 
         The large files are hashed by `check_hashes`, not here: 25 GB take minutes.
         """
         folder = Path(folder)
         try:
             info = json.loads((folder / "pack.json").read_text())
-            arrays = {
-                name: np.load(folder / name, "r", allow_pickle=False) for name in ("rgb.npy", "depth.npy")
-            }
-            n, side, codes = info["pairs"], tuple(info["size"]), arrays["depth.npy"]
-            sound = arrays["rgb.npy"].shape == (n, *side, 3) and arrays["rgb.npy"].dtype == np.uint8
+            rgb, codes = (np.load(folder / name, "r", allow_pickle=False) for name in ("rgb.npy", "depth.npy"))
+            n, side = info["pairs"], tuple(info["size"])
+            sound = rgb.shape == (n, *side, 3) and rgb.dtype == np.uint8
             sound &= codes.shape == (n, *side) and codes.dtype == np.uint16
             sound &= sha256_of(folder / "index.csv") == info["sha256"]["index.csv"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{folder}: not a complete pack ({error}): run 21_pack_dataset again") from None
         if not sound:
             raise UserError(f"{folder}: the pack was changed after it was made: run 21_pack_dataset again")
-        index = pd.read_csv(
-            folder / "index.csv", dtype={"pair_id": str, "subject_id": str}, keep_default_na=False
-        )
+        index = read_table(folder / "index.csv", COLUMNS)
+        index = index.astype({"near": float, "step": float, "depth_per_px": float, "saturated": int})
         scales = index[["near", "step", "depth_per_px"]].to_numpy(np.float32)
-        return cls(folder, info, index, arrays["rgb.npy"], codes.view(np.int16), scales)
+        return cls(folder, info, index, rgb, codes.view(np.int16), scales)
 
     def check_hashes(self) -> None:
         """Raise UserError unless every file's SHA-256 is the one in pack.json."""
@@ -98,28 +95,18 @@ class Pack:
                 raise UserError(f"{self.folder / name}: changed after it was made: run 21_pack_dataset again")
 
     def rows(self, pair_ids) -> np.ndarray:
-        """(n,) int64 positions of `pair_ids`, in their order;
-
-        UserError names the first that is not in the pack.
-        """
+        """(n,) int64 positions of `pair_ids`, in their order; UserError names one that is not in the pack."""
         pair_ids = list(pair_ids)
         rows = pd.Index(self.index["pair_id"]).get_indexer(pair_ids)
         if (missing := rows < 0).any():
             first = pair_ids[int(missing.argmax())]
-            raise UserError(
-                f"{self.folder}: {missing.sum()} pairs are not in the pack, first {first!r}: pack again"
-            )
+            raise UserError(f"{self.folder}: {missing.sum()} pairs are not in it, as {first!r}: pack again")
         return rows
 
     def resident(self, device) -> "Pack":
-        """This pack with its arrays on `device` when they fill less than half of its free memory, else this
-        pack.
-        """
-        device = torch.device(device)
-        if (
-            device.type != "cuda"
-            or self.rgb.nbytes + self.depth.nbytes > torch.cuda.mem_get_info(device)[0] / 2
-        ):
+        """This pack with its arrays on the GPU if they fill less than half of its free memory, else itself."""
+        device, n_bytes = torch.device(device), self.rgb.nbytes + self.depth.nbytes
+        if device.type != "cuda" or n_bytes > torch.cuda.mem_get_info(device)[0] / 2:
             return self
         rgb, depth = (torch.from_numpy(np.array(array)).to(device) for array in (self.rgb, self.depth))
         return replace(self, rgb=rgb, depth=depth)
@@ -154,12 +141,11 @@ def encode_codes(depth: np.ndarray) -> tuple[np.ndarray, float, float, int]:
 
 
 def make_pack(aligned_dir: Path, out_dir: Path, progress: bool = True) -> Pack:
-    """The pack of all pairs of `aligned_dir` whose alignment.csv says ok, in its order; made in `out_dir` if
-    needed.
+    """The pack of all pairs whose status in alignment.csv is ok, in its order; made in `out_dir` if needed.
 
     A complete pack of the same alignment is returned as it is; a pack of another alignment is replaced.
-    UserError names a file that is missing, unreadable, of another size or type, or a disk without room. A
-    killed run leaves no pack.json.
+    UserError names a file that is missing, unreadable, not the one that was aligned or of another size than
+    the first, or a disk without room. A killed run leaves no pack.json.
     """
     aligned_dir, out_dir = Path(aligned_dir), Path(out_dir)
     table, source = _read_alignment(aligned_dir)
@@ -169,10 +155,9 @@ def make_pack(aligned_dir: Path, out_dir: Path, progress: bool = True) -> Pack:
     except UserError:
         pass
     (out_dir / "pack.json").unlink(missing_ok=True)  # from here on the folder is not a pack
-    rgb, depth = read_aligned(aligned_dir, table["pair_id"].iloc[0])
-    size = depth.shape
-    require_space(_existing(out_dir), 5 * len(table) * rgb[..., 0].size + (1 << 20))
-    rows, hashes = [], {}
+    size = read_aligned(aligned_dir, table["pair_id"].iloc[0])[1].shape
+    require_space(_existing(out_dir), 5 * len(table) * size[0] * size[1] + (1 << 20))
+    rows = []
     with (
         replacing(out_dir / "rgb.npy") as rgb_path,
         replacing(out_dir / "depth.npy") as depth_path,
@@ -180,18 +165,18 @@ def make_pack(aligned_dir: Path, out_dir: Path, progress: bool = True) -> Pack:
         _Npy(depth_path, (len(table), *size), np.uint16) as depth_file,
     ):
         for row in tqdm(table.itertuples(), "pack", len(table), disable=not progress, unit="pair"):
-            rgb, depth = read_aligned(aligned_dir, row.pair_id)
+            hashes = (row.aligned_rgb_sha256, row.aligned_depth_sha256)
+            rgb, depth = read_aligned(aligned_dir, row.pair_id, hashes)
             if depth.shape != size:
-                raise UserError(
-                    f"{aligned_dir / row.pair_id}: {depth.shape}, the others are {size}: align again"
-                )
+                where = aligned_dir / row.pair_id
+                raise UserError(f"{where}: {depth.shape}, the pairs before are {size}: align again")
             codes, near, step, saturated = encode_codes(depth)
             rgb_file.write(rgb)
             depth_file.write(codes)
             rows.append([row.pair_id, row.subject_id, near, step, float(row.depth_per_px), saturated])
-        hashes = {"rgb.npy": rgb_file.hash.hexdigest(), "depth.npy": depth_file.hash.hexdigest()}
     index = pd.DataFrame(rows, columns=COLUMNS)
-    write_csv(out_dir / "index.csv", index)
+    write_table(out_dir / "index.csv", index)
+    hashes = {"rgb.npy": rgb_file.hash.hexdigest(), "depth.npy": depth_file.hash.hexdigest()}
     hashes["index.csv"] = sha256_of(out_dir / "index.csv")
     counts = {"pairs": len(index), "subjects": index["subject_id"].nunique(), "size": list(size)}
     counts["saturated_readings"] = int(index["saturated"].sum())
@@ -208,9 +193,7 @@ def verify(pack: Pack, aligned_dir: Path, progress: bool = True) -> dict:
     """
     found = dict.fromkeys(["colour_differs", "holes_differ", "depth_differs", "saturated_readings"], 0)
     worst = 0.0
-    for i, row in enumerate(
-        tqdm(pack.index.itertuples(), "verify", len(pack), disable=not progress, unit="pair")
-    ):
+    for i, row in enumerate(tqdm(pack.index.itertuples(), "verify", len(pack), disable=not progress, unit="pair")):
         rgb, depth = read_aligned(Path(aligned_dir), row.pair_id)
         batch = pack.batch([i])
         packed = batch.depth[0, 0].numpy()
@@ -224,16 +207,20 @@ def verify(pack: Pack, aligned_dir: Path, progress: bool = True) -> dict:
     return {"pairs": len(pack), **found, "worst_error": worst}
 
 
-def read_aligned(aligned_dir: Path, pair_id: str) -> tuple[np.ndarray, np.ndarray]:
-    """rgb (H, W, 3) uint8 and canonical depth (H, W) float32 of one aligned pair;
+def read_aligned(aligned_dir: Path, pair_id: str, sha256: tuple | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """rgb (H, W, 3) uint8 and canonical depth (H, W) float32 of one aligned pair; UserError names the file.
 
-    UserError names the file.
+    sha256: what alignment.csv says the bytes of the colour and of the depth file hash to.
     """
+    paths = [inside(aligned_dir, f"{pair_id}{suffix}") for suffix in (".png", ".npy")]
     try:
-        path = aligned_dir / f"{pair_id}.png"
+        for path, expected in zip(paths, sha256 or (None, None), strict=True):
+            if expected is not None and sha256_of(path) != expected:
+                raise UserError(f"{path}: changed since it was aligned: align again")
+        path = paths[0]
         with Image.open(path, formats=["PNG"]) as image:
             rgb = np.asarray(image)
-        path = aligned_dir / f"{pair_id}.npy"
+        path = paths[1]
         depth = np.load(path, allow_pickle=False)
     except (OSError, ValueError, SyntaxError) as error:
         raise UserError(f"{path}: {error}: align again") from None
@@ -247,15 +234,18 @@ def read_aligned(aligned_dir: Path, pair_id: str) -> tuple[np.ndarray, np.ndarra
 def _read_alignment(aligned_dir: Path) -> tuple[pd.DataFrame, dict]:
     """Rows with status ok, as text, and what identifies this alignment."""
     path = aligned_dir / "alignment.csv"
-    if not path.is_file():
-        raise UserError(f"{path}: not there: run 10_align_faces (or face3d align) first")
-    table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    needed = ["pair_id", "subject_id", "status", "depth_per_px", "aligned_rgb_sha256", "aligned_depth_sha256"]
+    table = read_table(path, needed)
     table = table[table["status"] == "ok"]
     if table.empty:
         raise UserError(f"{path}: no row has status ok: there is nothing to pack")
-    dataset = json.loads((aligned_dir / "dataset.json").read_text())
-    source = {"alignment_sha256": sha256_of(path), "settings_hash": dataset["settings_hash"]}
-    return table, source | {"depth_unit": dataset["depth_unit"]}
+    try:
+        dataset = json.loads((aligned_dir / "dataset.json").read_text())
+        facts = {"settings_hash": dataset["settings_hash"], "alignment": dataset["aligned"]}
+        facts["depth_unit"] = dataset["depth_unit"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"{aligned_dir}/dataset.json: not of an aligned folder ({error}): align again") from None
+    return table, {"alignment_sha256": sha256_of(path), **facts}
 
 
 def _existing(folder: Path) -> Path:
@@ -263,19 +253,12 @@ def _existing(folder: Path) -> Path:
 
 
 class _Npy:
-    """An .npy file written row by row and hashed on the way.
-
-    Plain writes: a full disk is an OSError, not a SIGBUS.
-    """
+    """An .npy file written row by row and hashed on the way; a full disk is an OSError (a map is killed)."""
 
     def __init__(self, path: Path, shape: tuple, dtype):
         self.hash = hashlib.sha256()
-        self.file = open(path, "wb")
-        header = {
-            "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
-            "fortran_order": False,
-            "shape": shape,
-        }
+        self.file = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
+        header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self, header)
 
     def write(self, data) -> None:

@@ -35,10 +35,9 @@ MAX_PIXELS = 50_000_000  # a picture of 12 kB can unpack to gigabytes
 MAX_FILE_BYTES = 400_000_000  # 50 Mpx of float64
 MIN_READINGS = 0.001  # share of the pixels with a reading below which a depth map counts as empty
 LARGEST_READING = 2.0**19  # mm or px; above it float32 no longer holds a tenth of the unit: no reading
-OFFSET = (
-    4096.0  # far = OFFSET - near where larger means nearer; a larger power of two where readings reach it
-)
+OFFSET = 4096.0  # far = OFFSET - near where larger means nearer; a larger power of two where readings reach it
 PLAUSIBLE_MM = (10.0, 20_000.0)  # a median outside is a unit declared wrongly
+UNPRINTED = ("Cc", "Zl", "Zp")  # Unicode categories of control characters and line breaks
 
 
 class BadPair(UserError):
@@ -121,7 +120,7 @@ def unsafe_name(name: str) -> str:
         name.encode()
     except UnicodeEncodeError:
         return "its name is not valid UTF-8"
-    if any(unicodedata.category(letter) in ("Cc", "Zl", "Zp") for letter in name):
+    if any(unicodedata.category(letter) in UNPRINTED for letter in name):
         return "its name holds a line break or a control character"
     if "\\" in name:
         return "its name holds a backslash"
@@ -153,9 +152,7 @@ def find_pairs(root: Path) -> list[PairFiles]:
             except OSError as error:
                 rows.append(_refused(entry.name, "", f"the folder cannot be read ({error.strerror})"))
         elif _kind(entry.name)[1]:
-            rows.append(
-                _refused(".", entry.name, "lies in the root: move it into a folder named after the person")
-            )
+            rows.append(_refused(".", entry.name, "lies in the root: move it into a folder named after the person"))
         elif os.path.isdir(entry.path) or entry.is_symlink():
             reason = unsafe_name(entry.name) or "a link: copy the person's folder here instead"
             rows.append(_refused(entry.name, "", reason))
@@ -188,9 +185,7 @@ def read_pair(files: PairFiles, convention: DepthConvention) -> RGBDPair:
 def single_pair(rgb_path: Path, depth_path: Path) -> PairFiles:
     """Two named files as one pair, for `read_pair`; they may lie anywhere."""
     rgb_path = Path(rgb_path)
-    return PairFiles(
-        f"{rgb_path.parent.name}/{rgb_path.stem}", rgb_path.parent.name, rgb_path, Path(depth_path)
-    )
+    return PairFiles(f"{rgb_path.parent.name}/{rgb_path.stem}", rgb_path.parent.name, rgb_path, Path(depth_path))
 
 
 def read_rgb(path: Path) -> np.ndarray:
@@ -200,9 +195,7 @@ def read_rgb(path: Path) -> np.ndarray:
 
 def read_depth(path: Path, convention: DepthConvention, shape: tuple, orientation: int = 1) -> np.ndarray:
     """Depth (H, W) float32 of a picture with this upright `shape` and EXIF orientation. Raises BadPair."""
-    return _decode_depth(
-        _bytes_of(path, "bad_depth", "bad_depth"), path, convention, tuple(shape[:2]), orientation
-    )
+    return _decode_depth(_bytes_of(path, "bad_depth", "bad_depth"), path, convention, tuple(shape[:2]), orientation)
 
 
 # ---- finding
@@ -222,9 +215,7 @@ def _kind(name: str) -> tuple[str, str]:
 def _entries(folder: Path) -> list[os.DirEntry]:
     """What lies in a folder, by name; hidden entries are nobody's input."""
     with os.scandir(folder) as entries:
-        return sorted(
-            (entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name
-        )
+        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
 
 
 def _pairs_of(root: Path, subject: str) -> list[PairFiles]:
@@ -232,19 +223,13 @@ def _pairs_of(root: Path, subject: str) -> list[PairFiles]:
     for entry in _entries(root / subject):
         stem, kind = _kind(entry.name)
         if os.path.isdir(entry.path):
-            rows.append(
-                _refused(subject, entry.name + "/", "a folder inside a person's folder: move its pictures up")
-            )
+            rows.append(_refused(subject, entry.name + "/", "a folder inside a person's folder: move its pictures up"))
         elif not kind:
             continue
         elif problem := unsafe_name(entry.name) or _link_problem(root, entry.path):
             rows.append(_refused(subject, entry.name, problem))
         elif kind == "rgb" and stem.lower().endswith(".depth"):
-            rows.append(
-                _refused(
-                    subject, entry.name, "a picture's name may not end in .depth, the mark of depth files"
-                )
-            )
+            rows.append(_refused(subject, entry.name, "a picture's name may not end in .depth, the mark of depth"))
         else:
             files[stem][kind].append(Path(entry.path))
     return rows + [_pair(subject, stem, found["rgb"], found["depth"]) for stem, found in files.items()]
@@ -270,9 +255,7 @@ def _pair(subject: str, stem: str, rgb: list[Path], depth: list[Path]) -> PairFi
             "missing_rgb",
             f"no {stem}.png, .jpg or .bmp beside {depth[0].name}: add it or remove the depth",
         )
-    return PairFiles(
-        f"{subject}/{stem}", subject, next(iter(rgb), None), next(iter(depth), None), status, detail
-    )
+    return PairFiles(f"{subject}/{stem}", subject, next(iter(rgb), None), next(iter(depth), None), status, detail)
 
 
 def _refused(subject: str, name: str, reason: str) -> PairFiles:
@@ -281,9 +264,9 @@ def _refused(subject: str, name: str, reason: str) -> PairFiles:
 
 
 def _printable(text: str) -> str:
-    """`text` with everything that a csv line cannot hold as backslash escapes."""
+    """`text` with undecodable bytes, control characters and line breaks as backslash escapes."""
     text = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
-    return "".join(c if not unsafe_name("_" + c) else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if unicodedata.category(c) not in UNPRINTED else c.encode("unicode_escape").decode() for c in text)
 
 
 def _link_problem(root: Path, path: str) -> str:
@@ -309,9 +292,7 @@ def _distinct(rows: list[PairFiles]) -> list[PairFiles]:
             forms[unicodedata.normalize("NFC", name)].add(name)
     for row in rows:
         if any(len(forms[unicodedata.normalize("NFC", name)]) > 1 for name in (row.pair_id, row.subject_id)):
-            detail = (
-                f"{row.pair_id}: another name looks the same and differs in Unicode form only: rename one"
-            )
+            detail = f"{row.pair_id}: another name looks the same and differs in Unicode form only: rename one"
             row = replace(row, status="ambiguous_name", detail=detail)
         elif row.pair_id in by_id:  # a refused x.png beside the picture x.png.jpg
             row = replace(row, status="ambiguous_name", detail=f"{row.pair_id}: names two things: rename one")
@@ -394,9 +375,7 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels
 
 
-def _decode_depth(
-    data: bytes, path: Path, convention: DepthConvention, shape: tuple, orientation: int
-) -> np.ndarray:
+def _decode_depth(data: bytes, path: Path, convention: DepthConvention, shape: tuple, orientation: int) -> np.ndarray:
     """Raw numbers -> canonical depth (H, W) float32, mm or pixel."""
     try:
         raw = _png_numbers(data, path) if str(path).lower().endswith(".png") else _npy_numbers(data)
@@ -456,13 +435,7 @@ def _canonical(raw: np.ndarray, path: Path, convention: DepthConvention) -> np.n
         low, high = PLAUSIBLE_MM
         median = float(np.median(depth[reading]))
         if not low <= median <= high:
-            other = (
-                "metres"
-                if low <= median * 1000 <= high
-                else "millimetres"
-                if median > high
-                else "another unit"
-            )
+            other = "metres" if low <= median * 1000 <= high else "millimetres" if median > high else "another unit"
             problem = f"a median depth of {median:g} mm is no distance of a face; it looks like {other}"
             raise BadPair("bad_depth", f"{path}: {problem}: declare depth_unit in dataset.json")
     depth[depth > LARGEST_READING] = 0

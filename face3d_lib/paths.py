@@ -8,8 +8,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
-RUNS = Path(os.environ.get("FACE3D_RUNS", ROOT / "runs")).resolve()
-FIGURES = Path(os.environ.get("FACE3D_FIGURES", ROOT / "figures")).resolve()
+RUNS = (ROOT / os.environ.get("FACE3D_RUNS", "runs")).resolve()  # a relative setting means below the project
+FIGURES = (ROOT / os.environ.get("FACE3D_FIGURES", "figures")).resolve()
 
 
 def relative(path: Path) -> str:

@@ -22,7 +22,6 @@ import io
 import json
 import keyword
 import logging
-import math
 import os
 import platform
 import random
@@ -42,7 +41,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from .atomic import UserError, sha256_of, sweep, write_json, write_text
+from .atomic import UserError, plain, sha256_of, sweep, write_json, write_text
 from .paths import FIGURES, NOTEBOOKS, ROOT, RUNS, relative
 
 EXIT_CODES = {"done": 0, "failed": 1, "incomplete": 2, "preempted": 75, "kernel_died": 138}
@@ -62,7 +61,20 @@ class Step:
     demo_parameters: dict = field(default_factory=dict)  # on top of `parameters` in every run but "default"
 
 
-PLAN: list[Step] = []
+PLAN = [
+    Step("00_look_at_pairs", demo_parameters={"subjects": 120, "images_per_session": 8}),
+    Step("10_align_faces"),
+    Step("20_split_subjects"),
+    Step("21_pack_dataset"),
+    *(
+        Step("30_train_softmax", modality, {"modality": modality}, {"epochs": 20})
+        for modality in ("rgb", "depth", "rgbd")
+    ),
+    Step("40_evaluate_verification"),
+    Step("41_evaluate_identification"),
+    Step("42_view_embeddings"),
+    Step("50_predict_identity"),
+]
 
 
 class Preempted(KeyboardInterrupt):
@@ -297,9 +309,7 @@ def check_parameters(model, values: dict, strict: bool = False) -> dict:
             near = difflib.get_close_matches(name, fields, cutoff=0.5)
             hint = f" (did you mean {' or '.join(near)}?)" if near else ""
             declared = [f"  {n}: {f.title} = {f.default!r}  # {f.description}" for n, f in fields.items()]
-            raise UserError(
-                "\n".join([f"{model.__name__} has no parameter {name}{hint}; it declares", *declared])
-            )
+            raise UserError("\n".join([f"{model.__name__} has no parameter {name}{hint}; it declares", *declared]))
     if not strict:
         values = {name: _from_text(value, fields[name].title) for name, value in values.items()}
     try:
@@ -443,9 +453,7 @@ class Run:
             child.wait(GRACE_SECONDS + 5)
             raise
         if code:
-            raise UserError(
-                f"{self.stage} reads {name}, which could not be made (exit code {code}, see above)"
-            )
+            raise UserError(f"{self.stage} reads {name}, which could not be made (exit code {code}, see above)")
 
     def _write(self) -> None:
         if self.rank == 0:
@@ -479,9 +487,7 @@ class Run:
             frame = frame.f_back
         if ours and frame is not None:
             raise Preempted(f"stopped by {signal.Signals(number).name}")
-        signal.signal(
-            number, signal.SIG_DFL
-        )  # between cells nothing is to be saved, and raising would do harm
+        signal.signal(number, signal.SIG_DFL)  # between cells nothing is to be saved, and raising would do harm
         os.kill(os.getpid(), number)
 
     def _on_exit(self) -> None:
@@ -552,17 +558,6 @@ def up_to_date(notebook, run: str, parameters: dict | None = None) -> bool:
 def folders() -> dict[str, str]:
     """The folders of this process, for one that starts elsewhere: a relative setting means others there."""
     return {"FACE3D_RUNS": str(RUNS), "FACE3D_FIGURES": str(FIGURES)}
-
-
-def plain(value):
-    """Numbers, text, dicts and lists as JSON knows them: numpy's become Python's, NaN and infinities null."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic | np.ndarray):
-        return plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # ------------------------------------------------------------------------------------------- the batch runner

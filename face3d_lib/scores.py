@@ -68,16 +68,12 @@ def check_vectors(vectors, what: str = "embeddings") -> np.ndarray:
         raise ValueError(f"{what}: expected (N, D) floating point, got {vectors.shape} {vectors.dtype}")
     bad = ~np.isfinite(vectors).all(axis=1)
     if bad.any():
-        raise ValueError(
-            f"{what}: {bad.sum()} of {len(vectors)} rows hold NaN or infinity, the first: {bad.argmax()}"
-        )
+        raise ValueError(f"{what}: {bad.sum()} of {len(vectors)} rows hold NaN or infinity, the first: {bad.argmax()}")
     length = np.linalg.norm(vectors.astype(np.float64), axis=1)
     wrong = (length > 0) & (np.abs(length - 1) > UNIT_TOLERANCE)
     if wrong.any():
         row = wrong.argmax()
-        raise ValueError(
-            f"{what}: row {row} has length {length[row]:.4g}; a template has length 1, a failed one 0"
-        )
+        raise ValueError(f"{what}: row {row} has length {length[row]:.4g}; a template has length 1, a failed one 0")
     return length > 0
 
 
@@ -132,6 +128,16 @@ def genuine_impostor(embeddings, pairs=None) -> Trials:
     return trials
 
 
+def alarm_scores(scores, probe_subjects, gallery_subjects) -> np.ndarray:
+    """(P,) the best score of each probe with anybody but its own subject: what an unknown person would reach.
+
+    `scores` (P, G). Probes of enrolled people serve as unknown ones too, their own templates left out, so that a
+    threshold can be chosen on few development people. FAILED where nobody else is enrolled.
+    """
+    own = np.asarray(probe_subjects)[:, None] == np.asarray(gallery_subjects)[None]
+    return np.where(own, FAILED, scores).max(axis=1, initial=FAILED)
+
+
 def templates(embeddings):
     """One embedding per subject, in order of name: the mean of its unit vectors, made unit length again.
 
@@ -157,14 +163,12 @@ def fuse(scores, weights) -> np.ndarray:
     """
     weights = np.asarray(weights, np.float64)
     if len(scores) != len(weights) or (weights < 0).any() or not weights.sum() > 0:
-        raise ValueError(
-            f"fuse: {len(scores)} systems, weights {weights.tolist()}: one weight >= 0 each, not all 0"
-        )
+        raise ValueError(f"fuse: {len(scores)} systems, weights {weights.tolist()}: one weight >= 0 each, not all 0")
     if len({np.shape(score) for score in scores}) > 1:
         raise ValueError(f"fuse: scores of different shapes {[np.shape(score) for score in scores]}")
-    return sum(
-        w * np.asarray(score) for w, score in zip(weights / weights.sum(), scores, strict=True)
-    ).astype(np.float32)
+    return sum(w * np.asarray(score) for w, score in zip(weights / weights.sum(), scores, strict=True)).astype(
+        np.float32
+    )
 
 
 def fuse_trials(systems, weights) -> Trials:
@@ -184,16 +188,12 @@ def require_same_trials(*systems) -> None:
             (first.b, other.b),
         ):
             if not np.array_equal(left, right):
-                raise ValueError(
-                    "the systems made different trials: embed the same pairs, and use one pairs table"
-                )
+                raise ValueError("the systems made different trials: embed the same pairs, and use one pairs table")
 
 
 def _all_sides(n: int):
     if n > MAX_ALL_VS_ALL:
-        raise UserError(
-            f"{n} embeddings make {n * (n - 1) // 2:.1e} trials: give a table of pairs (pairs.csv)"
-        )
+        raise UserError(f"{n} embeddings make {n * (n - 1) // 2:.1e} trials: give a table of pairs (pairs.csv)")
     return np.triu_indices(n, 1)
 
 
@@ -202,9 +202,7 @@ def _sides_of_table(pairs, pair_ids):
     named = [*pairs["pair_id_a"], *pairs["pair_id_b"]]
     missing = sorted({name for name in named if name not in row_of})
     if missing:
-        raise UserError(
-            f"pairs table: {len(missing)} pairs have no embedding, first {missing[0]!r}: embed the split"
-        )
+        raise UserError(f"pairs table: {len(missing)} pairs have no embedding, first {missing[0]!r}: embed the split")
     a, b = np.array([row_of[name] for name in named], np.int64).reshape(2, -1)
     if (a == b).any():
         raise UserError(f"pairs table: {pair_ids[a[(a == b).argmax()]]!r} is compared with itself")
@@ -212,9 +210,7 @@ def _sides_of_table(pairs, pair_ids):
     if (count > 1).any():
         first = trial[count > 1][0]
         left, right = pair_ids[first // len(pair_ids)], pair_ids[first % len(pair_ids)]
-        raise UserError(
-            f"pairs table: {(count > 1).sum()} trials stand there twice, the first is {left!r}, {right!r}"
-        )
+        raise UserError(f"pairs table: {(count > 1).sum()} trials stand there twice, the first is {left!r}, {right!r}")
     return a, b
 
 

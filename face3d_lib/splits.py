@@ -57,7 +57,9 @@ def exact_ratios(ratios) -> list[Fraction]:
     except ValueError:
         raise UserError(f"ratios {list(ratios)}: each must be a number such as 0.7") from None
     if sum(exact) != 1 or min(exact) < 0:
-        raise UserError(f"ratios {list(ratios)}: each must be 0 or more and their sum exactly 1, not {float(sum(exact))}")
+        raise UserError(
+            f"ratios {list(ratios)}: each must be 0 or more and their sum exactly 1, not {float(sum(exact))}"
+        )
     return exact
 
 
@@ -115,10 +117,10 @@ def reasons(alignment: pd.DataFrame, min_images: int) -> pd.Series:
 
 def make_splits(table: pd.DataFrame, settings: SplitSettings) -> Splits:
     """Divide the rows of `table` (COLUMNS + subject_id, status, rgb_sha256; one row for every input pair)."""
-    roles = {}
+    roles = {".": ""}  # pictures that lie beside the people's folders belong to nobody
     for role, names in zip(
         ("train", "dev", "test"),
-        divide(set(table["subject_id"]), settings.train_dev_test_people, settings.seed, "people"),
+        divide(set(table["subject_id"]) - {"."}, settings.train_dev_test_people, settings.seed, "people"),
         strict=True,
     ):
         roles |= dict.fromkeys(names, role)
@@ -128,15 +130,15 @@ def make_splits(table: pd.DataFrame, settings: SplitSettings) -> Splits:
 
     closed = {"train": [], "eval": [], "test": []}
     for _, rows in clean[clean["role"] == "train"].groupby("subject_id"):
-        for name, ids in zip(closed, divide(rows["pair_id"], settings.train_eval_test, settings.seed, "images"), strict=True):
+        for name, ids in zip(
+            closed, divide(rows["pair_id"], settings.train_eval_test, settings.seed, "images"), strict=True
+        ):
             closed[name] += ids
     opened = {"gallery": [], "probe": [], "unknown": []}
     for group in ("dev", "test"):
         people = clean[clean["role"] == group]
         unknown_share = Fraction(str(settings.unknown_people))
-        _, unknown = divide(
-            people["subject_id"].unique(), (1 - unknown_share, unknown_share), settings.seed, "unknown"
-        )
+        _, unknown = divide(people["subject_id"].unique(), (1 - unknown_share, unknown_share), settings.seed, "unknown")
         for subject, rows in people.groupby("subject_id"):
             if subject in unknown:
                 opened["unknown"] += list(rows["pair_id"])
@@ -146,14 +148,20 @@ def make_splits(table: pd.DataFrame, settings: SplitSettings) -> Splits:
                 opened["probe"] += sorted(set(rows["pair_id"]) - set(enrolled))
 
     def rows_of(ids, *extra):
-        return clean[clean["pair_id"].isin(ids)].rename(columns={"role": "group"})[[*COLUMNS, *extra]].reset_index(drop=True)
+        return (
+            clean[clean["pair_id"].isin(ids)]
+            .rename(columns={"role": "group"})[[*COLUMNS, *extra]]
+            .reset_index(drop=True)
+        )
 
     splits = Splits(
         **{name: rows_of(ids) for name, ids in closed.items()},
         dirty=dirty[[*COLUMNS, "role", "reason"]].reset_index(drop=True),
         **{name: rows_of(ids, "group") for name, ids in opened.items()},
-        pairs=pd.concat([verification_pairs(clean[clean["role"] == group], group, settings) for group in ("dev", "test")],
-                        ignore_index=True),
+        pairs=pd.concat(
+            [verification_pairs(clean[clean["role"] == group], group, settings) for group in ("dev", "test")],
+            ignore_index=True,
+        ),
     )
     check_splits(splits, len(table))
     return splits
@@ -218,16 +226,22 @@ def check_splits(splits: Splits, n_rows: int | None = None) -> None:
         double = kept[kept.duplicated(column, keep=False) & (kept[column] != "")]
         if len(double):
             where = double.sort_values(column).head(2)
-            raise UserError(f"one {what} is in two places: {list(where['pair_id'])} in {list(where['split'])}; run the split again")
+            raise UserError(
+                f"one {what} is in two places: {list(where['pair_id'])} in {list(where['split'])}; run the split again"
+            )
     trained = set().union(*(set(frame["cls_name"]) for frame in closed.values()))
     unseen = set().union(*(set(frame["cls_name"]) for frame in opened.values()))
     enrolled = set(splits.gallery["cls_name"])
     for wall, left, right in (
         ("trained and unseen", trained, unseen),
         ("enrolled and unknown", enrolled, set(splits.unknown["cls_name"])),
-        ("tuned on and reported on", *(
-            {person for frame in opened.values() for person in frame.loc[frame["group"] == group, "cls_name"]}
-            for group in ("dev", "test"))),
+        (
+            "tuned on and reported on",
+            *(
+                {person for frame in opened.values() for person in frame.loc[frame["group"] == group, "cls_name"]}
+                for group in ("dev", "test")
+            ),
+        ),
     ):
         if left & right:
             raise UserError(f"{sorted(left & right)[0]} is among the people {wall}: run the split again")
@@ -247,7 +261,9 @@ def split_folder(
     `metadata`: pair_id with `session` and `condition` where known. `raw`: the folder that was aligned, to name the
     pictures that could not be.
     """
-    alignment = read_table(aligned / "alignment.csv", ["pair_id", "subject_id", "status", "rgb_sha256", "rgb_path", "depth_path"])
+    alignment = read_table(
+        aligned / "alignment.csv", ["pair_id", "subject_id", "status", "rgb_sha256", "rgb_path", "depth_path"]
+    )
     table = alignment.assign(cls_name=alignment["subject_id"], sha256=alignment["rgb_sha256"])
     known = {} if metadata is None else metadata.set_index("pair_id").to_dict("index")
     for name in ("session", "condition"):
@@ -269,7 +285,7 @@ def read_metadata(raw: Path) -> pd.DataFrame | None:
     if not (raw / "manifest.csv").is_file():
         return None
     table = read_table(raw / "manifest.csv", ["pair_id", "session"])
-    return table.assign(condition=table["pose"] if "pose" in table else "")[["pair_id", "session", "condition"]]
+    return table.assign(condition=table.get("pose", ""))[["pair_id", "session", "condition"]]
 
 
 def read_splits(folder: Path) -> Splits:
@@ -307,7 +323,11 @@ def near_duplicates(aligned: Path, pair_ids, threshold: float = 0.995) -> pd.Dat
     Likeness is the correlation of 24 x 24 grey thumbnails, mirrored or not; a list to look at, not a verdict.
     """
     pair_ids = list(pair_ids)
-    thumbs = np.stack([_thumbnail(aligned / f"{pair_id}.png") for pair_id in pair_ids]) if pair_ids else np.zeros((0, 24, 24))
+    thumbs = (
+        np.stack([_thumbnail(aligned / f"{pair_id}.png") for pair_id in pair_ids])
+        if pair_ids
+        else np.zeros((0, 24, 24))
+    )
     flat, mirrored = (t.reshape(len(t), -1) for t in (thumbs, thumbs[:, :, ::-1]))
     rows = []
     for start in range(0, len(flat), 2048):  # in blocks: the whole table of 403,067 crops would be 600 GB

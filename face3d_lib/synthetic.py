@@ -635,9 +635,7 @@ def nearest(cells, z, n):
 def lit(points, normal, albedo, day, shot, knobs, rng):
     """Linear colour (3, N): key light with shadow, fill light, sky (Lambert) and highlight (Blinn 1977)."""
     key = direction(*shot.key)
-    lamb = np.maximum(
-        0, (facing(key, normal) + F(0.15)) / F(1.15)
-    )  # light seeps a little round the edge, as in skin
+    lamb = np.maximum(0, (facing(key, normal) + F(0.15)) / F(1.15))  # light seeps a little round the edge, as in skin
     if knobs.light:
         across = np.cross([0, 1, 0], key) / np.hypot(key[0], key[2])
         x, y, z = turned(np.stack([across, np.cross(key, across), -key]).astype(F), points)
@@ -856,9 +854,7 @@ def pair(seed, subject, image, knobs=None) -> SyntheticPair:
 
 
 # ---- the data set ------------------------------------------------------------------------------------------
-def make_dataset(
-    root, subjects, images_per_session, sessions=2, seed=0, knobs=None, workers=None, first_subject=0
-):
+def make_dataset(root, subjects, images_per_session, sessions=2, seed=0, knobs=None, workers=None, first_subject=0):
     """Write a data set in the raw layout and return its manifest (a row per pair: COLUMNS).
 
     `root` holds `<subject>/<name>.png`, `<name>.npy` (uint16 mm), dataset.json and manifest.csv. Pairs that

@@ -49,12 +49,12 @@ def image_bytes(rgb: np.ndarray, form: str, **options) -> bytes:
     return out.getvalue()
 
 
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def bomb(width: int, height: int) -> bytes:
     """A 1-bit PNG of a few kB that says and holds width x height pixels."""
-
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     packer, body = zlib.compressobj(9), b""
     for _ in range(height):
         body += packer.compress(bytes(1 + (width + 7) // 8))
@@ -94,8 +94,7 @@ def bad_pictures(folder: Path) -> dict[str, tuple[bytes, str]]:
     animation = io.BytesIO()
     frames[0].save(animation, "PNG", save_all=True, append_images=frames[1:])
     gif, tiff = image_bytes(rgb, "GIF"), image_bytes(rgb, "TIFF")
-    lab = io.BytesIO()
-    Image.fromarray(rgb[..., 0].astype(np.float32), "F").save(lab, "TIFF")
+    metres = image_bytes(rgb[..., 0].astype(np.float32), "TIFF")
     flipped = bytearray(png)
     flipped[len(png) // 2] ^= 1
     broken = {f"png_cut_at_{share}.png": png[: len(png) * share // 100] for share in range(5, 100, 5)}
@@ -109,7 +108,7 @@ def bad_pictures(folder: Path) -> dict[str, tuple[bytes, str]]:
         "postscript.jpg": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n",
         "gif.png": gif,
         "tiff.jpg": tiff,
-        "metres_as_floats.png": lab.getvalue(),
+        "metres_as_floats.png": metres,
         "pickle.png": pickle.dumps(Evil(folder)),
     }
     return {name: (data, "decode_error") for name, data in broken.items()} | {
@@ -122,9 +121,8 @@ def bad_pictures(folder: Path) -> dict[str, tuple[bytes, str]]:
 
 def bomb_header(width: int, height: int) -> bytes:
     """A PNG whose header promises much and that holds nothing."""
-    body = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    crc = struct.pack(">I", zlib.crc32(b"IHDR" + body))
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + body + crc + bytes(40)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", bytes(8)) + chunk(b"IEND", b"")
 
 
 def bad_depths(folder: Path, shape=(48, 40)) -> dict[str, tuple[bytes, str]]:

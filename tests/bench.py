@@ -55,7 +55,11 @@ def main():
         raw = Path(folder) / "raw"
         synthetic.make_dataset(raw, PEOPLE, IMAGES)
         rate(synthesis, raw)  # warm up
-        jobs = {"MTCNN one at a time": one_at_a_time, "align_folder": whole_alignment, "synthetic pairs, one core": synthesis}
+        jobs = {
+            "MTCNN one at a time": one_at_a_time,
+            "align_folder": whole_alignment,
+            "synthetic pairs, one core": synthesis,
+        }
         rates = {name: [] for name in jobs}
         for _ in range(ROUNDS):
             for name, job in jobs.items():
@@ -69,7 +73,9 @@ def main():
     ax.barh(list(medians), list(medians.values()), color="0.4")
     ax.set(xlabel=f"pairs per second, median of {ROUNDS}, {os.cpu_count()} cores")
     ax.invert_yaxis()
-    figures.save_figure(fig, FIGURES / "bench", "throughput", {"pairs_per_second": medians, "all": rates, "cores": os.cpu_count()})
+    figures.save_figure(
+        fig, FIGURES / "bench", "throughput", {"pairs_per_second": medians, "all": rates, "cores": os.cpu_count()}
+    )
 
 
 if __name__ == "__main__":

@@ -53,9 +53,7 @@ def test_order_is_a_permutation_and_a_function_of_seed_and_epoch():
     assert not (epoch_order(100, 4, 5) == order).all()
 
 
-@pytest.mark.parametrize(
-    ("n", "size", "sizes"), [(10, 4, [4, 3, 3]), (65, 64, [33, 32]), (5, 8, [5]), (1, 4, [1])]
-)
+@pytest.mark.parametrize(("n", "size", "sizes"), [(10, 4, [4, 3, 3]), (65, 64, [33, 32]), (5, 8, [5]), (1, 4, [1])])
 def test_nothing_is_dropped_and_no_pair_is_left_alone(n, size, sizes):
     batches = epoch_batches(n, size, 0, 0)
     assert [len(b) for b in batches] == sizes
@@ -100,13 +98,24 @@ def test_without_changes_a_batch_stays_as_it_is():
 def test_colour_and_depth_are_warped_alike():
     warped = warp(batch_of(32), GEOMETRY, generator())
     seen = warped.depth > 0
-    error = (warped.rgb[:, :1] + 500 - warped.depth)[
-        seen
-    ].abs()  # nearest is at most a diagonal pixel step away
+    error = (warped.rgb[:, :1] + 500 - warped.depth)[seen].abs()  # nearest is at most a diagonal pixel step away
     assert error.max() <= 2.2
-    assert (warped.rgb[:, :, :, 5] > warped.rgb[:, :, :, 35]).all((1, 2)).float().mean() == pytest.approx(
-        0.5, abs=0.3
-    )
+    assert (warped.rgb[:, :, :, 5] > warped.rgb[:, :, :, 35]).all((1, 2)).float().mean() == pytest.approx(0.5, abs=0.3)
+
+
+def test_the_warp_is_a_similarity_mirrored_or_not():
+    x = torch.arange(40.0).expand(40, 40)
+    places = torch.stack([x, x.T, x]).expand(64, 3, 40, 40)  # each pixel's colour is its place
+    batch = Batch(places, torch.ones(64, 1, 40, 40), torch.ones(64))
+    warped = warp(batch, dataclasses.replace(GEOMETRY, rotation_deg=10, zoom=0.05, shift=0.01), generator())
+    across = (warped.rgb[:, :2, 20, 24] - warped.rgb[:, :2, 20, 16]) / 8
+    down = (warped.rgb[:, :2, 24, 20] - warped.rgb[:, :2, 16, 20]) / 8
+    assert (across * down).sum(1).abs().max() < 1e-3  # right angles stay
+    assert torch.allclose(across.norm(dim=1), down.norm(dim=1), atol=1e-3)
+    assert torch.allclose(across.norm(dim=1), warped.depth_per_px, atol=1e-3)
+    turns = torch.atan2(down[:, 0], down[:, 1]).rad2deg()
+    assert turns.std().item() == pytest.approx(10, rel=0.3)
+    assert 16 < (across[:, 0] < 0).sum() < 48
 
 
 def test_no_depth_is_invented_and_holes_stay_holes():
@@ -126,9 +135,7 @@ def test_zooming_in_makes_a_pixel_smaller():
     batch = batch_of(64)
     warped = warp(batch, how, generator())
     zoom = batch.depth_per_px / warped.depth_per_px
-    step_across = (
-        warped.rgb[:, 0, 20, 24] - warped.rgb[:, 0, 20, 16]
-    ) / 8  # the ramp rises by 2 per pixel before
+    step_across = (warped.rgb[:, 0, 20, 24] - warped.rgb[:, 0, 20, 16]) / 8  # the ramp rises by 2 per pixel before
     assert torch.allclose(step_across, 2 / zoom, atol=0.15)
 
 

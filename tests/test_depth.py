@@ -53,6 +53,9 @@ def test_relative_depth_by_hand():
     assert valid.sum() == 62
     assert not valid[0, 0, 0, 0]  # a hole
     assert not valid[0, 0, 7, 7]  # background
+    near = torch.full((1, 1, 8, 8), 2.0)
+    near[0, 0, 4, 4] = 0
+    assert relative_depth(near, torch.tensor([1.0]))[1].sum() == 63  # no reading is no reading at any distance
     depth = encode_depth(*canonical(torch.where(X.abs() < 8, 20.0, 0.0)))
     assert depth[0, 0, 55, 55].item() == pytest.approx(20 / (UNIT * SIDE), abs=1e-4)
 

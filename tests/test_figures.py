@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 from PIL import Image
 
 from face3d_lib import figures, metrics
+from face3d_lib.atomic import plain
 
 
 @pytest.fixture(autouse=True)
@@ -108,9 +109,7 @@ def test_landmark_errors_show_the_lost_ones():
 
 
 def test_training_without_evaluation():
-    history = pd.DataFrame(
-        {"epoch": [1, 2], "loss": [2.0, 1], "train_accuracy": [0.1, 0.2], "eval_accuracy": np.nan}
-    )
+    history = pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1], "train_accuracy": [0.1, 0.2], "eval_accuracy": np.nan})
     ax = figures.plot_training(plt.figure().subplots(), history)
     assert [text.get_text() for text in ax.figure.legends[0].get_texts()] == ["loss", "training accuracy"]
 
@@ -147,9 +146,7 @@ def test_holes_are_grey_and_near_is_bright():
     colours = shown.to_rgba(shown.get_array())
     np.testing.assert_allclose(colours[0, 0], mpl.colors.to_rgba(figures.HOLE), atol=0.01)
     assert colours[30, 30, :3].sum() > colours[10, 30, :3].sum()
-    figures.show_depth(
-        plt.figure().subplots(), np.zeros((8, 8), np.float32)
-    ).figure.canvas.draw()  # nothing but holes
+    figures.show_depth(plt.figure().subplots(), np.zeros((8, 8), np.float32)).figure.canvas.draw()  # nothing but holes
 
 
 def test_normals_point_out_of_the_picture():
@@ -170,9 +167,7 @@ def test_grid_has_a_column_per_pair():
 @pytest.mark.parametrize("known", [True, False])
 def test_match_says_who_and_why(known):
     rgb, _ = noise_pairs(2)
-    match = SimpleNamespace(
-        known=known, score=0.5, threshold=0.4 if known else 0.6, candidates=(("p0003", 0.5),)
-    )
+    match = SimpleNamespace(known=known, score=0.5, threshold=0.4 if known else 0.6, candidates=(("p0003", 0.5),))
     axes = figures.plot_match(plt.figure().subplots(1, 2), *rgb, match, true_name="p0003")
     assert axes[0].get_title() == "probe: p0003"
     verdict = "p0003\n0.500 ≥ 0.400" if known else "unknown (best: p0003)\n0.500 < 0.600"
@@ -193,10 +188,9 @@ def test_names_are_not_read_as_formulas():
 def test_overview_of_a_run(tmp_path):
     rgb, depth = noise_pairs(6)
     table = pd.DataFrame({"": ["EER"], "RGB": ["8 %"], "depth": ["9 %"]})
-    figure = figures.overview(
-        rgb, depth, dict(zip(("rgb", "depth"), two_systems(), strict=True)), table, title="run"
-    )
-    path = figures.save_figure(figure, tmp_path, "overview", {})
+    figure = figures.overview(rgb, depth, dict(zip(("rgb", "depth"), two_systems(), strict=True)), table, title="run")
+    figures.save_figure(figure, tmp_path, "overview", {})
+    path = tmp_path / "overview.png"
     assert path.stat().st_size <= 300_000  # noise: the worst case for PNG
     assert Image.open(path).width >= 700
 
@@ -227,7 +221,8 @@ def test_saved_figure_is_always_the_same_bytes_and_carries_its_numbers(tmp_path)
             "n": np.int64(3),
             "curve": np.array([1 / 3, 1]),
         }
-        path = figures.save_figure(figure, tmp_path / folder, "roc", numbers)
+        figures.save_figure(figure, tmp_path / folder, "roc", numbers)
+        path = tmp_path / folder / "roc.png"
         contents.append((path.read_bytes(), path.with_suffix(".json").read_bytes()))
         assert sorted(file.name for file in path.parent.iterdir()) == ["roc.json", "roc.png"]
     assert contents[0] == contents[1]
@@ -239,18 +234,19 @@ def test_saved_figure_is_always_the_same_bytes_and_carries_its_numbers(tmp_path)
 
 def test_tables_and_results_become_plain():
     point = metrics.rates_at([0.9], [0.1, 0.2], 0.5)
-    assert figures.plain(point)["achieved_far"] == 0
-    assert figures.plain(pd.DataFrame({"a": ["x"], "b": [1.5]})) == [{"a": "x", "b": 1.5}]
-    assert figures.plain({"path": Path("a/b"), 1: (np.inf, True, None)}) == {
+    assert plain(point)["achieved_far"] == 0
+    assert plain(pd.DataFrame({"a": ["x"], "b": [1.5]})) == [{"a": "x", "b": 1.5}]
+    assert plain({"path": Path("a/b"), 1: (np.inf, True, None)}) == {
         "path": "a/b",
         "1": [None, True, None],
     }
-    assert json.dumps(figures.plain({"x": np.bool_(True), "y": np.str_("t")})) == '{"x": true, "y": "t"}'
+    assert json.dumps(plain({"x": np.bool_(True), "y": np.str_("t")})) == '{"x": true, "y": "t"}'
 
 
 def test_failed_save_keeps_the_old_picture(tmp_path, monkeypatch):
     figure = plt.figure()
-    path = figures.save_figure(figure, tmp_path, "f", {"n": 1})
+    figures.save_figure(figure, tmp_path, "f", {"n": 1})
+    path = tmp_path / "f.png"
     before = path.read_bytes()
     monkeypatch.setattr(type(figure), "savefig", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):

@@ -170,16 +170,15 @@ def test_every_flipped_byte_is_noticed(tmp_path):
     enrolled(["a", "b"]).save(tmp_path / "g")
     for path in list((tmp_path / "g").iterdir()):
         data = path.read_bytes()
-        for place in range(0, len(data), 7):
+        for place in range(len(data)):
             path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
             try:
-                again = Gallery.load(tmp_path / "g", MODEL)
+                Gallery.load(tmp_path / "g", MODEL)
             except UserError:
                 continue
             finally:
                 path.write_bytes(data)
-            assert again.threshold == 0.5, "only white space of the JSON may differ unseen"
-            assert again.names == ("a", "b")
+            assert not data[place : place + 1].strip(), "only white space of the JSON may differ unseen"
 
 
 def test_templates_broken_with_a_right_hash_are_refused_on_load(tmp_path, monkeypatch):
@@ -291,9 +290,7 @@ for name in open_gallery(sys.argv[2]).names[:-1]:
 def kill_a_forgetter(folder, microseconds):
     """Start a process that forgets people one by one, kill it after a while, and give back what is left."""
     root = str(Path(__file__).resolve().parents[1])
-    with subprocess.Popen(
-        [sys.executable, "-c", FORGETTER, root, str(folder)], stdout=subprocess.PIPE
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", FORGETTER, root, str(folder)], stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         try:
             process.wait(microseconds / 1e6)

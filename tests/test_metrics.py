@@ -262,9 +262,7 @@ def test_failures_to_acquire_enter_the_rates():
 def test_failed_templates_in_the_scores_give_the_same_frr():
     genuine = np.r_[np.full(8, -1.0), np.linspace(0, 1, 92)]
     without = metrics.rates_at(genuine[8:], IMPOSTOR, 0.25)
-    assert metrics.rates_at(genuine, IMPOSTOR, 0.25).frr == pytest.approx(
-        metrics.frr_with_fta(without.frr, 0.08)
-    )
+    assert metrics.rates_at(genuine, IMPOSTOR, 0.25).frr == pytest.approx(metrics.frr_with_fta(without.frr, 0.08))
 
 
 def test_wilson_against_published_values():
@@ -284,9 +282,7 @@ def test_wilson_against_published_values():
 
 def test_rules_of_three_and_thirty():
     assert metrics.rule_of_three(300) == 0.01
-    assert (1 - metrics.rule_of_three(300)) ** 300 == pytest.approx(
-        0.05, abs=0.002
-    )  # what the rule stands for
+    assert (1 - metrics.rule_of_three(300)) ** 300 == pytest.approx(0.05, abs=0.002)  # what the rule stands for
     assert "below 0.01" in metrics.caution(0, 300)
     assert "rule of 30" in metrics.caution(29, 300)
     assert metrics.caution(30, 300) == ""
@@ -364,15 +360,11 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
     def frr_at_half(roc):
         return 1 - roc.rates_at(0.5)[1]
 
-    far, tar = metrics.roc(
-        *(lambda t: (t.genuine, t.impostor))(make_trials(400, 3, seed=99, person=0.3))
-    ).rates_at(0.5)
+    far, tar = metrics.roc(*(lambda t: (t.genuine, t.impostor))(make_trials(400, 3, seed=99, person=0.3))).rates_at(0.5)
     assert far > 0.1
     covered = 0
     for seed in range(100):
-        interval = metrics.subject_bootstrap(
-            make_trials(30, 3, seed=seed, person=0.3), frr_at_half, 150, seed
-        )
+        interval = metrics.subject_bootstrap(make_trials(30, 3, seed=seed, person=0.3), frr_at_half, 150, seed)
         covered += interval.low <= 1 - tar <= interval.high
     assert covered >= 85
 
@@ -415,13 +407,9 @@ def test_mean_bootstrap_against_the_formula():
     interval = metrics.mean_bootstrap(values, np.arange(400).astype(str), 4000)
     half = 1.96 * values.std() / 20
     assert interval.value == values.mean()
-    assert (interval.low, interval.high) == pytest.approx(
-        (values.mean() - half, values.mean() + half), abs=0.01
-    )
+    assert (interval.low, interval.high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.01)
     repeated = metrics.mean_bootstrap(np.repeat(values, 5), np.repeat(np.arange(400), 5), 4000)
-    assert repeated.high - repeated.low == pytest.approx(
-        interval.high - interval.low, rel=0.05
-    )  # 5 copies add nothing
+    assert repeated.high - repeated.low == pytest.approx(interval.high - interval.low, rel=0.05)  # 5 copies add nothing
 
 
 def test_bootstrap_is_fast():

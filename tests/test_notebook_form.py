@@ -84,9 +84,7 @@ def declares_its_parameters(notebook, name):
     assert code_cells(notebook)[1] is cell
     body, comments = ast.parse(cell.source).body, trailing_comments(cell.source)
     assert all(isinstance(node, ast.AnnAssign) and node.value is not None for node in body)
-    assert all(comments.get(node.end_lineno) for node in body), (
-        "every parameter has a comment at the end of its line"
-    )
+    assert all(comments.get(node.end_lineno) for node in body), "every parameter has a comment at the end of its line"
     for node in body:
         ast.literal_eval(node.value)
     names = [node.target.id for node in body]
@@ -118,9 +116,7 @@ def checked_cells_hold_numbers(notebook, name):
 
 
 def shows_a_figure(notebook, name):
-    pictures = [
-        out for cell in tagged(notebook, KEPT) for out in cell.outputs if "image/png" in out.get("data", {})
-    ]
+    pictures = [out for cell in tagged(notebook, KEPT) for out in cell.outputs if "image/png" in out.get("data", {})]
     assert pictures or name in WITHOUT_FIGURE
 
 
@@ -232,9 +228,7 @@ def specimen():
         new_markdown_cell("## Scores\nGenuine scores lie above impostor scores."),
         new_code_cell("def spread(scores):\n    return scores.max() - scores.min()"),
         new_code_cell("plot(scores)", metadata={"tags": [KEPT]}, outputs=figure),
-        new_code_cell(
-            "print(n, eer)", metadata={"tags": [CHECKED, KEPT]}, outputs=printed("genuine=528\nEER 0.031\n")
-        ),
+        new_code_cell("print(n, eer)", metadata={"tags": [CHECKED, KEPT]}, outputs=printed("genuine=528\nEER 0.031\n")),
         new_code_cell('assert eer < 0.1\nthis.done({"eer": eer})'),
         new_markdown_cell("## Conclusion\nThe scores are apart. More people would bring them closer."),
     ]

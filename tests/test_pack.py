@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from face3d_lib import pack as pack_module
-from face3d_lib.atomic import UserError
+from face3d_lib.atomic import UserError, sha256_of
 from face3d_lib.pack import CODES, Pack, encode_codes, make_batch, make_pack, verify
 
 
@@ -24,17 +24,23 @@ def write_aligned(folder, names=("001/a", "001/b", "NA/é x,1"), bad=("x/none",)
         rows[-1]["depth_per_px"] = "" if name in bad else 1.5
         if name not in bad:
             (folder / subject).mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(
-                folder / f"{name}.png"
-            )
+            Image.fromarray(rng.integers(0, 256, (size, size, 3), dtype=np.uint8)).save(folder / f"{name}.png")
             depth = rng.uniform(500, 900, (size, size)).astype(np.float32)
             depth[rng.random(depth.shape) < 0.2] = 0
             np.save(folder / f"{name}.npy", depth)
-    pd.DataFrame(rows).to_csv(folder / "alignment.csv", index=False)
+    seal(folder, pd.DataFrame(rows))
     (folder / "dataset.json").write_text(
-        json.dumps({"depth_unit": "mm", "settings_hash": "h", "larger_is": "farther"})
+        json.dumps({"depth_unit": "mm", "larger_is": "farther", "settings_hash": "h", "aligned": {"m": 1}})
     )
     return folder
+
+
+def seal(folder, table):
+    """alignment.csv of the files that are there."""
+    for kind, suffix in (("rgb", ".png"), ("depth", ".npy")):
+        paths = [folder / f"{pair_id}{suffix}" for pair_id in table["pair_id"]]
+        table[f"aligned_{kind}_sha256"] = [sha256_of(p) if p.exists() else "" for p in paths]
+    table.to_csv(folder / "alignment.csv", index=False)
 
 
 @pytest.fixture
@@ -47,6 +53,7 @@ def test_the_pack_gives_back_the_aligned_pairs(aligned, tmp_path):
     assert list(pack.index["subject_id"]) == ["001", "001", "NA"]
     assert pack.info["pairs"] == 3
     assert pack.info["subjects"] == 2
+    assert pack.info["source"]["alignment"] == {"m": 1}
     found = verify(pack, aligned, progress=False)
     assert found.pop("worst_error") < 0.01
     assert found == {
@@ -108,6 +115,7 @@ def test_saturated_readings_are_counted_and_stay_readings(tmp_path):
     depth = np.load(aligned / "p/a.npy")
     depth[:2] = 40_000
     np.save(aligned / "p/a.npy", depth)
+    seal(aligned, pd.read_csv(aligned / "alignment.csv", dtype=str, keep_default_na=False))
     pack = make_pack(aligned, tmp_path / "pack", progress=False)
     found = verify(pack, aligned, progress=False)
     assert found["saturated_readings"] == pack.info["saturated_readings"] == 24
@@ -129,23 +137,18 @@ def test_a_pack_is_made_once_and_again_when_the_alignment_changed(aligned, tmp_p
 def test_a_killed_pack_is_no_pack_and_is_made_again(aligned, tmp_path, monkeypatch):
     make_pack(aligned, tmp_path / "pack", progress=False)
     write_aligned(aligned, seed=1)
-    (aligned / "alignment.csv").write_text((aligned / "alignment.csv").read_text() + "y/y,y,no_face,\n")
+    (aligned / "alignment.csv").write_text((aligned / "alignment.csv").read_text() + "y/y,y,no_face,,,\n")
 
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pack_module, "write_csv", killed)
+    monkeypatch.setattr(pack_module, "write_table", killed)
     with pytest.raises(KeyboardInterrupt):
         make_pack(aligned, tmp_path / "pack", progress=False)
     with pytest.raises(UserError, match="not a complete pack"):
         Pack.open(tmp_path / "pack")
     monkeypatch.undo()
-    assert (
-        verify(make_pack(aligned, tmp_path / "pack", progress=False), aligned, progress=False)[
-            "colour_differs"
-        ]
-        == 0
-    )
+    assert verify(make_pack(aligned, tmp_path / "pack", progress=False), aligned, progress=False)["colour_differs"] == 0
 
 
 def test_a_full_disk_is_one_line(aligned, tmp_path, monkeypatch):
@@ -168,6 +171,9 @@ def test_a_bad_aligned_file_is_named(aligned, tmp_path, harm):
         np.save(path, changed[harm])
     with pytest.raises(UserError, match="001/b"):
         make_pack(aligned, tmp_path / "pack", progress=False)
+    seal(aligned, pd.read_csv(aligned / "alignment.csv", dtype=str, keep_default_na=False))
+    with pytest.raises(UserError, match="001/b"):
+        make_pack(aligned, tmp_path / "pack", progress=False)
     assert not (tmp_path / "pack" / "pack.json").exists()
 
 
@@ -185,7 +191,7 @@ def test_a_changed_pack_is_refused(aligned, tmp_path, name):
 
 
 def test_asking_for_what_is_not_there(aligned, tmp_path):
-    with pytest.raises(UserError, match="10_align_faces"):
+    with pytest.raises(UserError, match=r"alignment\.csv"):
         make_pack(tmp_path, tmp_path / "pack", progress=False)
     pack = make_pack(aligned, tmp_path / "pack", progress=False)
     with pytest.raises(UserError, match="x/none"):

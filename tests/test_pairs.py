@@ -10,6 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bad_inputs import (
+    SENTINEL,
+    bad_depths,
+    bad_pictures,
+    bomb,
+    declare,
+    depth_of,
+    image_bytes,
+    npy_bytes,
+    texture,
+    write_pair,
+)
 from PIL import Image, ImageOps
 
 from face3d_lib.atomic import UserError
@@ -24,19 +36,6 @@ from face3d_lib.pairs import (
     read_pair,
     read_rgb,
     single_pair,
-)
-
-from .bad_inputs import (
-    SENTINEL,
-    bad_depths,
-    bad_pictures,
-    bomb,
-    declare,
-    depth_of,
-    image_bytes,
-    npy_bytes,
-    texture,
-    write_pair,
 )
 
 MM = DepthConvention("mm", "farther")
@@ -234,13 +233,10 @@ def test_random_depth_is_finite_and_never_negative(tmp_path):
     for dtype in (np.float16, np.float32, np.float64, np.int16, np.uint16, np.int64):
         for _ in range(20):
             raw = rng.integers(0, 256, (12, 12 * np.dtype(dtype).itemsize), dtype=np.uint8).view(dtype)
+            raw[0, :2] = 7  # never an empty map
             np.save(tmp_path / "a.npy", raw)
             for convention in (DepthConvention("pixel", "farther"), DepthConvention("pixel", "nearer")):
-                try:
-                    read = read_depth(tmp_path / "a.npy", convention, raw.shape)
-                except BadPair as error:
-                    assert error.status == "bad_depth"
-                    continue
+                read = read_depth(tmp_path / "a.npy", convention, raw.shape)
                 assert np.isfinite(read).all()
                 assert (read >= 0).all()
                 assert (read > 0).any()
@@ -278,7 +274,13 @@ def test_the_convention_is_declared_and_never_guessed(tmp_path):
     assert read_convention(tmp_path) == read_convention(tmp_path, "m", "farther") == DepthConvention("m", "farther")
     with pytest.raises(UserError, match="the parameter says 'mm'"):
         read_convention(tmp_path, depth_unit="mm")
-    for text in ("{", "[]", '{"depth_unit": "inch", "larger_is": "farther"}', '{"depth_unit": ["mm"]}', "\xff"):
+    for text in (
+        "{",
+        "[]",
+        '{"depth_unit": "inch", "larger_is": "farther"}',
+        '{"depth_unit": ["mm"]}',
+        "\xff",
+    ):
         (tmp_path / "dataset.json").write_text(text, encoding="latin-1")
         with pytest.raises(UserError, match=r"dataset\.json"):
             read_convention(tmp_path)
@@ -336,10 +338,8 @@ def test_names_that_no_csv_can_hold_are_refused_with_a_printable_row(tmp_path):
     os.mkdir(os.fsencode(root) + b"/\xff")
     rows = find_pairs(root)
     assert {row.status for row in rows} == {"refused_path"}
-    assert [row.pair_id for row in rows] == sorted(
-        ["p1/back\\slash.npy", "p1/back\\slash.png", "p1/caf\\xe9.png".replace("\\xe9", "\\udce9")]
-        + ["p1/line\\nbreak.npy", "p1/line\\nbreak.png", "~p2/", "\\udcff/"]
-    )
+    names = ["back\\slash.npy", "back\\slash.png", "caf\\xe9.png", "line\\nbreak.npy", "line\\nbreak.png"]
+    assert [row.pair_id for row in rows] == ["\\xff/", *(f"p1/{name}" for name in names), "~p2/"]
     for row in rows:
         assert row.pair_id.encode().decode().isprintable()
         assert row.subject_id

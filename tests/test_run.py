@@ -243,9 +243,7 @@ def test_a_run_from_command_line_to_record(desk):
     folder = desk / "runs/trial/one/90_specimen"
     executed = nbformat.read(folder / "90_specimen.ipynb", as_version=4)
     nbformat.validate(executed)
-    text = "".join(
-        o.text for c in executed.cells if c.cell_type == "code" for o in c.outputs if o.name == "stdout"
-    )
+    text = "".join(o.text for c in executed.cells if c.cell_type == "code" for o in c.outputs if o.name == "stdout")
     assert "('trial/one', 0.0001, False, [2.0], 5)" in text
     assert f"{sys.executable} {desk / 'notebooks'}" in text
     assert f"90_specimen, run trial/one: seed 0, device cpu, python {sys.version.split()[0]}" in text
@@ -323,8 +321,7 @@ DEATHS = {
     "raise": ("raise ValueError('the reason\\nand more')", "failed", 1),
     "memory": ("raise MemoryError('too much')", "failed", 1),
     "thread": (
-        "import threading, time\n"
-        "t = threading.Thread(target=lambda: 1 / 0); t.start(); t.join(); time.sleep(0.2)",
+        "import threading, time\nt = threading.Thread(target=lambda: 1 / 0); t.start(); t.join(); time.sleep(0.2)",
         "failed",
         1,
     ),
@@ -473,9 +470,7 @@ def kill_at_random(desk: Path, times: int) -> None:
         assert status == "running" or (finished and status == "done")
         caught += not finished
     assert caught > times / 3, "too few kills fell into the saving"
-    process = start(
-        desk, notebook, f"trial{times - 1}"
-    )  # neither a dead owner's lock nor its dying kernel matter
+    process = start(desk, notebook, f"trial{times - 1}")  # neither a dead owner's lock nor its dying kernel matter
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
     assert sorted(path.name for path in folder.iterdir()) == [".lock", "90_specimen.ipynb", "run.json"]
@@ -678,9 +673,7 @@ def test_in_the_default_run_what_is_missing_is_made(desk):
     process = start(desk, third, "default")
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
-    assert [record(desk, stage, "default")["status"] for stage in ("10_first", "20_second", "30_third")] == [
-        "done"
-    ] * 3
+    assert [record(desk, stage, "default")["status"] for stage in ("10_first", "20_second", "30_third")] == ["done"] * 3
     executed = nbformat.read(desk / "runs/default/30_third/30_third.ipynb", as_version=4)
     shown = "".join(output.text for output in executed.cells[-2].outputs)
     assert "20_second is missing: making it from the defaults" in shown

@@ -26,9 +26,7 @@ def at_angles(*degrees):
 
 def two_people():
     """Person a at 0 and 60 degrees, person b at 90 and 180."""
-    return Some(
-        np.array(["a/1", "a/2", "b/1", "b/2"]), np.array(["a", "a", "b", "b"]), at_angles(0, 60, 90, 180)
-    )
+    return Some(np.array(["a/1", "a/2", "b/1", "b/2"]), np.array(["a", "a", "b", "b"]), at_angles(0, 60, 90, 180))
 
 
 def table(*rows):
@@ -76,9 +74,7 @@ def test_cosine_refuses_two_models():
 def test_all_vs_all_makes_every_trial_once():
     trials = genuine_impostor(two_people())
     np.testing.assert_allclose(np.sort(trials.genuine), [0, 0.5], atol=1e-6)  # b: 90 degrees, a: 60
-    np.testing.assert_allclose(
-        np.sort(trials.impostor), np.sort(np.cos(np.radians([90, 180, 30, 120]))), atol=1e-6
-    )
+    np.testing.assert_allclose(np.sort(trials.impostor), np.sort(np.cos(np.radians([90, 180, 30, 120]))), atol=1e-6)
     assert len(trials.score) == 6
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 from face3d_lib.atomic import UserError, sha256_of
 from face3d_lib.splits import (
     FIRST_COLUMNS,
-    SplitSettings,
     Splits,
+    SplitSettings,
     apportion,
     check_splits,
     exact_ratios,
@@ -127,15 +127,19 @@ def test_dirty_rows_carry_their_reason():
     single = frame[frame["pair_id"] == "p005/i00"].assign(
         pair_id="solo/i00", subject_id="solo", cls_name="solo", rgb_sha256="solo", sha256="solo"
     )
-    dirty = make_splits(pd.concat([frame, single]), SplitSettings()).dirty
+    stray = single.assign(
+        pair_id="./stray", subject_id=".", cls_name=".", rgb_sha256="", sha256="", status="refused_path"
+    )
+    dirty = make_splits(pd.concat([frame, single, stray]), SplitSettings()).dirty
     assert dict(zip(dirty["pair_id"], dirty["reason"], strict=True)) == {
         "p000/i00": "no_face",
         "p001/i03": "duplicate",
         "p002/i00": "duplicate_of_other_subject",
         "p003/i00": "duplicate_of_other_subject",
         "solo/i00": "too_few_images",
+        "./stray": "refused_path",
     }
-    assert set(dirty["role"]) <= {"train", "dev", "test"}
+    assert set(dirty["role"]) <= {"train", "dev", "test", ""}
 
 
 @pytest.mark.parametrize("wall", ["copy", "trained", "enrolled", "not enrolled", "group"])

@@ -20,9 +20,7 @@ from face3d_lib.atomic import UserError
 from face3d_lib.synthetic import SESSION_SIZE, Knobs, make_dataset, pair
 
 STILL = Knobs(yaw=0, pitch=0, roll=0, light=0, expression=0, glasses=0, occlusion=0, drift=0)
-CLEAN = dataclasses.replace(
-    STILL, blur=0, noise=0, jpeg=0, depth_noise=0, depth_warp=0, depth_step=0, depth_holes=0
-)
+CLEAN = dataclasses.replace(STILL, blur=0, noise=0, jpeg=0, depth_noise=0, depth_warp=0, depth_step=0, depth_holes=0)
 
 
 def tree(root):
@@ -110,9 +108,7 @@ def test_depth_is_millimetres_and_larger_is_farther():
         assert made.true_depth[0, 0] - nose_mm > 200  # the wall
     # a head 63 mm between the eyes at its distance has that many pixels: depth and picture share one scale
     wide = eyes[1, 0] - eyes[0, 0]
-    assert (
-        50 < wide * np.median(made.true_depth[made.mask]) / synthetic.describe(0, 3, 0, CLEAN)[1].focal < 75
-    )
+    assert 50 < wide * np.median(made.true_depth[made.mask]) / synthetic.describe(0, 3, 0, CLEAN)[1].focal < 75
 
 
 def test_the_sensor_reads_the_true_surface_within_its_noise():
@@ -121,9 +117,7 @@ def test_the_sensor_reads_the_true_surface_within_its_noise():
     for subject in range(3):
         made = pair(1, subject, 0, knobs)
         inner = smooth_part(made, 8) & (made.depth > 0)
-        errors.append(
-            (made.depth.astype(float) - made.true_depth)[inner] * (800 / made.true_depth[inner]) ** 2
-        )
+        errors.append((made.depth.astype(float) - made.true_depth)[inner] * (800 / made.true_depth[inner]) ** 2)
     errors = np.concatenate(errors)
     assert abs(np.mean(errors)) < 0.5
     assert 2.4 < np.std(errors) < 4.5  # 3 mm noise, 2 / sqrt(12) mm steps, slope within 2 x 2
@@ -182,9 +176,7 @@ def test_a_person_keeps_the_shape_and_others_have_another():
 @pytest.mark.parametrize("what", ["colour", "depth"])
 def test_pictures_of_a_person_are_closer_than_those_of_two(what):
     """Frontal crops cut at the true landmarks; sittings differ, so does what the camera adds."""
-    knobs = dataclasses.replace(
-        Knobs(), yaw=0, pitch=0, roll=0, expression=0, light=0, glasses=0, occlusion=0
-    )
+    knobs = dataclasses.replace(Knobs(), yaw=0, pitch=0, roll=0, expression=0, light=0, glasses=0, occlusion=0)
 
     def crop(subject, image):
         made = pair(3, subject, image, knobs)
@@ -275,9 +267,7 @@ def test_knobs_at_zero_switch_their_effect_off():
     assert np.allclose(a.surface, b.surface, atol=0.01)
 
 
-@pytest.mark.parametrize(
-    "name", ["noise", "blur", "jpeg", "depth_noise", "depth_warp", "depth_step", "depth_holes"]
-)
+@pytest.mark.parametrize("name", ["noise", "blur", "jpeg", "depth_noise", "depth_warp", "depth_step", "depth_holes"])
 def test_each_camera_knob_changes_its_own_camera_only(name):
     plain, changed = pair(0, 1, 0, CLEAN), pair(0, 1, 0, dataclasses.replace(CLEAN, **{name: 8}))
     depth_knob = name.startswith("depth")
