@@ -97,7 +97,7 @@ def figures_folder(run: str, stage: str) -> Path:
     """Where a stage's figures go: only those of the two synthetic runs into figures/, which git tracks."""
     root, _, nested = run.partition("/")
     tracked = {"default": FIGURES, "demo": FIGURES / "demo"}
-    return tracked[root] / nested / stage if root in tracked else run_folder(run) / "figures" / stage
+    return tracked[root] / stage / nested if root in tracked else run_folder(run) / "figures" / stage
 
 
 def outward(run: str) -> list[str]:

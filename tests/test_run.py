@@ -214,9 +214,9 @@ def test_a_run_name_stays_below_runs(desk, name):
 def test_only_synthetic_faces_reach_the_tracked_figures(desk):
     figures = desk / "figures"
     assert runs.figures_folder("default", "10_align") == figures / "10_align"
-    assert runs.figures_folder("default/rgb", "30_train") == figures / "rgb/30_train"
+    assert runs.figures_folder("default/rgb", "30_train") == figures / "30_train/rgb"
     assert runs.figures_folder("demo", "10_align") == figures / "demo/10_align"
-    assert runs.figures_folder("demo/rgb", "30_train") == figures / "demo/rgb/30_train"
+    assert runs.figures_folder("demo/rgb", "30_train") == figures / "demo/30_train/rgb"
     for name in ("lfw", "lfw/rgb", "demo2", "lfw/demo", "Default"):
         assert runs.figures_folder(name, "10_align") == desk / "runs" / name / "figures/10_align"
 
