@@ -8,7 +8,20 @@ import pytest
 from face3d_lib.paths import ROOT
 
 FLOW = [
-    *["paths", "atomic", "run", "synthetic", "pairs", "manifest", "align", "splits", "depth", "pack", "batches"],
+    *[
+        "paths",
+        "atomic",
+        "run",
+        "heads",
+        "synthetic",
+        "pairs",
+        "manifest",
+        "align",
+        "splits",
+        "depth",
+        "pack",
+        "batches",
+    ],
     *["embedder", "losses", "fit", "embed", "scores", "metrics", "figures", "gallery", "cli"],
 ]
 LIBRARY = ROOT / "face3d_lib"

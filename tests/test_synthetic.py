@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from face3d_lib import synthetic
+from face3d_lib import heads, synthetic
 from face3d_lib.atomic import UserError
 from face3d_lib.synthetic import SESSION_SIZE, Knobs, make_dataset, pair
 
@@ -58,8 +58,8 @@ def turned_to(monkeypatch, subject=3, knobs=CLEAN, **angles):
 
 def test_same_numbers_same_pixels_whatever_was_made_before():
     first = pair(5, 2, SESSION_SIZE + 1)
-    synthetic.person.cache_clear()
-    synthetic.sitting.cache_clear()
+    heads.person.cache_clear()
+    heads.sitting.cache_clear()
     pair(5, 7, 0), pair(6, 2, 1)
     again = pair(5, 2, SESSION_SIZE + 1)
     for name in ("rgb", "depth", "true_depth", "mask", "landmarks"):
@@ -163,12 +163,12 @@ def test_glasses_make_holes_at_the_eyes():
 
 
 def test_a_person_keeps_the_shape_and_others_have_another():
-    shapes = [synthetic.draw_identity(synthetic.identity_seed(0, k), Knobs()).shape for k in range(40)]
-    again = [synthetic.draw_identity(synthetic.identity_seed(0, k), Knobs()).shape for k in range(40)]
+    shapes = [heads.draw_identity(heads.identity_seed(0, k), Knobs()).shape for k in range(40)]
+    again = [heads.draw_identity(heads.identity_seed(0, k), Knobs()).shape for k in range(40)]
     assert np.array_equal(shapes, again)
     apart = [np.linalg.norm(a - b) for i, a in enumerate(shapes) for b in shapes[:i]]
     assert min(apart) > 4  # 36 latents N(0, 1): the distance is sqrt(2 * 36) = 8.5 on average
-    assert np.mean(apart) == pytest.approx(np.sqrt(2 * len(synthetic.BUMPS)), rel=0.1)
+    assert np.mean(apart) == pytest.approx(np.sqrt(2 * len(heads.BUMPS)), rel=0.1)
     rows = [pair(0, k, image).row["identity_seed"] for k in (0, 1) for image in (0, SESSION_SIZE)]
     assert rows[0] == rows[1] != rows[2] == rows[3]
 
@@ -197,13 +197,13 @@ def test_pictures_of_a_person_are_closer_than_those_of_two(what):
 
 def test_what_lasts_through_a_sitting_and_what_changes_between():
     knobs = Knobs()
-    same = [synthetic.sitting(0, 1, 0, knobs), synthetic.sitting(0, 1, 0, knobs)]
-    other = synthetic.sitting(0, 1, 1, knobs)
+    same = [heads.sitting(0, 1, 0, knobs), heads.sitting(0, 1, 0, knobs)]
+    other = heads.sitting(0, 1, 1, knobs)
     assert same[0] is same[1] or np.array_equal(same[0].albedo, same[1].albedo)
     assert not np.array_equal(same[0].albedo, other.albedo)
     assert not np.array_equal(same[0].wall, other.wall)
     still = dataclasses.replace(knobs, drift=0)
-    a, b = (synthetic.sitting(0, 1, session, still) for session in (0, 1))
+    a, b = (heads.sitting(0, 1, session, still) for session in (0, 1))
     assert np.array_equal(a.albedo, b.albedo)
     assert np.array_equal(a.surface, b.surface)
     assert np.array_equal(a.wall, b.wall)
@@ -263,7 +263,7 @@ def test_knobs_at_zero_switch_their_effect_off():
     assert inner.sum() > 4000
     assert np.abs(made.depth - made.true_depth)[inner].max() < 6  # rounding and 2 x 2 blocks only
     nobody = dataclasses.replace(CLEAN, shape=0, albedo=0)
-    a, b = (synthetic.sitting(0, k, 0, nobody) for k in (1, 2))
+    a, b = (heads.sitting(0, k, 0, nobody) for k in (1, 2))
     assert np.allclose(a.surface, b.surface, atol=0.01)
 
 
