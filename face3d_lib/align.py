@@ -104,6 +104,8 @@ def load_detector(device: str = "cpu"):
     import torch  # here, because reading and mode "none" do not need seconds of imports
     from facenet_pytorch import MTCNN
 
+    if str(device).split(":")[0] not in ("cpu", "cuda"):
+        raise UserError(f"device {device!r}: cpu or cuda expected")
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {device}: no GPU is usable here: use device cpu")
     detector = MTCNN(select_largest=False, device=torch.device(device)).eval()
@@ -414,13 +416,6 @@ def align_folder(
     except OSError as error:  # the disk is full or gone; what a pair itself does wrong is a row
         fix = "mend that, then run the same command again"
         raise UserError(f"{output_dir}: cannot be written ({error.strerror or error}): {fix}") from error
-
-
-def failure_to_acquire(frame: pd.DataFrame, by: str | list[str] | None = None) -> pd.DataFrame:
-    """How many inputs gave no crop: count, failures, rate; a row for each value of the columns `by`."""
-    failed = (frame["status"] != "ok").rename("failed")
-    groups = failed.groupby([frame[name] for name in np.atleast_1d(by)] if by else lambda _: "all")
-    return groups.agg(count="size", failures="sum", rate="mean")
 
 
 def landmark_error(frame: pd.DataFrame, truth: pd.DataFrame) -> pd.Series:

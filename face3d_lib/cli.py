@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from .atomic import UserError
+from .atomic import UserError, write_bytes, write_json
 from .paths import RUNS, relative
 
 app = typer.Typer(
@@ -54,17 +54,26 @@ def demo(
     depth_unit: Unit = "",
     larger_is: Direction = "",
     mode: Mode = "template",
-    epochs: Annotated[int, typer.Option(help="of training; 0 = as the demo does")] = 0,
+    epochs: Annotated[int, typer.Option(min=0, help="of training; 0 = as the demo does")] = 0,
     seed: Annotated[int, typer.Option(help="of split and training")] = 0,
 ):
     """Run the numbered notebooks in order and end with a table. Killed and started again, it goes on where it was."""
-    from .run import PLAN, run_notebook, up_to_date
+    from .pairs import find_pairs, read_convention
+    from .run import PLAN, run_folder, run_notebook, up_to_date
 
     name = name or (data.resolve().name if data else "demo")
     if data and name.partition("/")[0] in ("demo", "default"):
         raise UserError(
             f"--name {name}: figures of that run are published in figures/; choose another name for real faces"
         )
+    try:
+        run_folder(name)
+    except UserError as error:
+        raise UserError(f"{error}; --name NAME chooses one") from None
+    if data and not find_pairs(data):
+        raise UserError(f"{data}: no pairs: it should hold <person>/<name>.png beside <person>/<name>.npy")
+    if data:
+        read_convention(data, depth_unit or None, larger_is or None)
     chosen = {
         "00_look_at_pairs": {"data": str(data.resolve()), "depth_unit": depth_unit, "larger_is": larger_is}
         if data
@@ -133,7 +142,7 @@ def synthesise(
     subjects: Annotated[int, typer.Option(help="people")] = 100,
     images_per_session: Annotated[int, typer.Option(help="pictures of each person in each of two sessions")] = 8,
     seed: int = 0,
-    workers: Annotated[int, typer.Option(help="processes; 0 = one for each core")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="processes; 0 = one for each core")] = 0,
 ):
     """Make synthetic RGB-D faces."""
     from .synthetic import make_dataset
@@ -155,7 +164,7 @@ def align(
     random_order: Annotated[
         bool, typer.Option(help="work in random order: what is there early is a fair sample")
     ] = False,
-    workers: Annotated[int, typer.Option(help="processes; 0 = one for each core")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="processes; 0 = one for each core")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     depth_unit: Unit = "",
     larger_is: Direction = "",
@@ -164,6 +173,8 @@ def align(
     from .align import AlignSettings, align_folder
 
     chosen = mode or ("template" if margin is None else "facenet")
+    if margin is not None and chosen != "facenet":
+        raise UserError(f"--margin belongs to --mode facenet, not to {chosen}: leave one of them out")
     settings = AlignSettings(mode=chosen, image_size=image_size, margin=44 if margin is None else margin)
     table = align_folder(
         input_dir, output_dir, settings, workers=workers or None, device=device, random_order=random_order,
@@ -186,15 +197,22 @@ def split(
         tuple[str, str, str],
         typer.Option(help="train, dev, test shares of the people; 1 0 0: everybody trains, as in 2019"),
     ] = ("1", "0", "0"),
-    min_images: Annotated[int, typer.Option(help="a person with fewer pictures goes to dirty.csv")] = 3,
+    raw_dir: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, file_okay=False, help="the folder that was aligned: its sessions, and paths for dirty.csv"
+        ),
+    ] = None,
+    min_images: Annotated[int, typer.Option(min=1, help="a person with fewer pictures goes to dirty.csv")] = 3,
     seed: int = 0,
 ):
     """Write train, eval, test and dirty csv of an aligned folder (and gallery, probe, unknown for people not trained on)."""
     from dataclasses import fields
 
-    from .splits import SplitSettings, split_folder
+    from .splits import SplitSettings, read_metadata, split_folder
 
-    division = split_folder(input_dir, output_dir, SplitSettings(ratios, people, min_images=min_images, seed=seed))
+    settings = SplitSettings(ratios, people, min_images=min_images, seed=seed)
+    division = split_folder(input_dir, output_dir, settings, read_metadata(raw_dir) if raw_dir else None, raw_dir)
     for field in fields(division):
         print(f"{field.name:8s}{len(getattr(division, field.name)):8d}")
     print(f"-> {output_dir}")
@@ -213,7 +231,7 @@ def identify(
     from .embed import embed_pair
     from .embedder import load_model
     from .gallery import Gallery
-    from .pairs import read_convention, read_pair, single_pair
+    from .pairs import BadPair, read_convention, read_pair, single_pair
     from .run import run_folder
 
     stage = run_folder(name) / "50_predict_identity"
@@ -222,21 +240,27 @@ def identify(
     made_with = json.loads((stage / "reference.json").read_text())
     network, card = load_model(run_folder(name) / made_with["model"] / "30_train_softmax" / "model")
     people = Gallery.load(stage / "gallery", card["weights_sha256"])
-    convention = read_convention(rgb.resolve().parent.parent, depth_unit or None, larger_is or None)
-    probe = read_pair(single_pair(rgb, depth), convention)
-    match = people.identify(embed_pair(network, probe, card["alignment"]))
+    if picture and picture.suffix.lower() != ".png":
+        raise UserError(f"--picture {picture}: a name that ends in .png is expected")
+    near = [folder for folder in rgb.resolve().parents[:2] if (folder / "dataset.json").exists()]
+    declared = near[0] if near else rgb.resolve().parent  # beside the picture, or above the person's folder
+    probe = read_pair(single_pair(rgb, depth), read_convention(declared, depth_unit or None, larger_is or None))
+    try:
+        match = people.identify(embed_pair(network, probe, card["alignment"]))
+    except BadPair as error:
+        raise UserError(f"{rgb}: {error}: give another picture of the face") from None
     print(f"{match.name}   score {match.score:.3f}   threshold {match.threshold:.3f}")
     print("nearest: " + ", ".join(f"{person} {score:.3f}" for person, score in match.candidates))
     if picture:
         import matplotlib.pyplot as plt
         from PIL import Image
 
-        from .figures import plot_match
+        from .figures import plot_match, png_of
 
         best = run_folder(name) / "10_align_faces" / "aligned" / f"{made_with['reference'][match.candidates[0][0]]}.png"
         figure, axes = plt.subplots(1, 2, figsize=(6, 3.4), layout="constrained")
         plot_match(axes, probe.rgb, Image.open(best), match)
-        figure.savefig(picture)
+        write_bytes(picture, png_of(figure))
 
 
 @app.command()
@@ -248,8 +272,12 @@ def forget(
     from .gallery import forget
     from .run import run_folder
 
-    forget(run_folder(name) / "50_predict_identity" / "gallery", person)
-    print(f"{person} is no longer in the gallery of {name}")
+    stage = run_folder(name) / "50_predict_identity"
+    forget(stage / "gallery", person)
+    reference = json.loads((stage / "reference.json").read_text())
+    reference["reference"].pop(person, None)
+    write_json(stage / "reference.json", reference)
+    print(f"{person} is no longer in the gallery of {name}; the raw pictures and the tables of the run still hold them")
 
 
 def main():
@@ -259,8 +287,8 @@ def main():
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except (json.JSONDecodeError, KeyboardInterrupt) as error:
-        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+    except OSError as error:  # no such file, no permission, a full disk: the message names the file
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .atomic import UserError
 
@@ -30,7 +30,7 @@ STATUSES = (
 )  # fmt: skip
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 OTHER_PICTURES = (".gif", ".tif", ".tiff", ".webp", ".avif", ".heic", ".ppm", ".pgm")  # refused with a row
-FORMATS = ("PNG", "JPEG", "MPO", "BMP")  # by content, not by name; MPO: a phone's JPEG, its first picture
+FORMATS = ("PNG", "JPEG", "BMP")  # by content, not by name; JPEG brings MPO, of which the first picture is read
 MAX_PIXELS = 50_000_000  # a picture of 12 kB can unpack to gigabytes
 MAX_FILE_BYTES = 400_000_000  # 50 Mpx of float64
 MIN_READINGS = 0.001  # share of the pixels with a reading below which a depth map counts as empty
@@ -326,6 +326,8 @@ def _open_image(data: bytes, path: Path, formats: tuple) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=formats)
         except Image.DecompressionBombError:
             image = None
+        except UnidentifiedImageError:  # Pillow's own words hold an address in memory, another one in each run
+            raise ValueError("no bytes" if not data else f"not {', '.join(formats)}") from None
     if image is None or image.width * image.height > MAX_PIXELS:
         limit = f"at most {MAX_PIXELS // 10**6} megapixels are read"
         raise BadPair("too_large", f"{path}: too large, {limit}: make it smaller")

@@ -708,7 +708,9 @@ def _execute(notebook, folder, name, values, kernel, handles, cell_timeout) -> t
     except Exception as error:  # a timeout, a kernel that does not start, a full disk
         verdict = "failed", f"In [{kernel.cell}]: {type(error).__name__}: {first_line(str(error))}"
     kernel.stop(now=verdict[0] != "done")
-    return ("preempted", verdict[1]) if kernel.signal and verdict[0] != "done" else verdict
+    if kernel.signal and verdict[0] != "done":
+        return "preempted", f"In [{kernel.cell}]: stopped by {kernel.signal.name}"
+    return verdict
 
 
 def _verdict(nb) -> tuple[str, str | None]:

@@ -54,7 +54,7 @@ def exact_ratios(ratios) -> list[Fraction]:
     """The ratios as exact fractions. Floats are read by their decimal text: .7 + .2 + .1 is 1 here, .9999 in binary."""
     try:
         exact = [Fraction(str(ratio)) for ratio in ratios]
-    except ValueError:
+    except (ValueError, ZeroDivisionError):
         raise UserError(f"ratios {list(ratios)}: each must be a number such as 0.7") from None
     if sum(exact) != 1 or min(exact) < 0:
         raise UserError(
@@ -63,10 +63,10 @@ def exact_ratios(ratios) -> list[Fraction]:
     return exact
 
 
-def apportion(count: int, ratios: list[Fraction]) -> list[int]:
+def apportion(count: int, ratios: list[Fraction], least: int = 1) -> list[int]:
     """`count` things divided by `ratios` in integers (largest remainder; ties to the earlier part).
 
-    Where there are things enough, each part with a ratio above 0 gets at least one, taken from the largest part: no
+    Where there are things enough, each part with a ratio above 0 gets at least `least`, taken from the largest part: no
     person falls whole into test, and none is tested that was not trained.
     """
     quotas = [count * ratio for ratio in ratios]
@@ -77,9 +77,9 @@ def apportion(count: int, ratios: list[Fraction]) -> list[int]:
     wanted = [k for k, ratio in enumerate(ratios) if ratio > 0]
     if count >= len(wanted):
         for k in wanted:
-            if parts[k] == 0:
+            while parts[k] < min(least, count // len(wanted)):
                 parts[max(wanted, key=lambda j: (parts[j], -j))] -= 1
-                parts[k] = 1
+                parts[k] += 1
     elif wanted and parts[wanted[0]] == 0 and count:
         parts[parts.index(max(parts))] -= 1
         parts[wanted[0]] = 1
@@ -91,10 +91,10 @@ def hashed_order(names, seed: int, purpose: str) -> list[str]:
     return sorted(names, key=lambda name: hashlib.sha256(f"{seed}\0{purpose}\0{name}".encode()).digest())
 
 
-def divide(names, ratios, seed: int, purpose: str) -> list[list[str]]:
+def divide(names, ratios, seed: int, purpose: str, least: int = 1) -> list[list[str]]:
     """`names` divided into one list for each ratio, by hashed order and exact integer counts."""
     ordered = hashed_order(names, seed, purpose)
-    ends = np.cumsum(apportion(len(ordered), exact_ratios(ratios)))
+    ends = np.cumsum(apportion(len(ordered), exact_ratios(ratios), least))
     return [ordered[end - size : end] for end, size in zip(ends, np.diff(ends, prepend=0), strict=True)]
 
 
@@ -117,15 +117,16 @@ def reasons(alignment: pd.DataFrame, min_images: int) -> pd.Series:
 
 def make_splits(table: pd.DataFrame, settings: SplitSettings) -> Splits:
     """Divide the rows of `table` (COLUMNS + subject_id, status, rgb_sha256; one row for every input pair)."""
-    roles = {".": ""}  # pictures that lie beside the people's folders belong to nobody
-    for role, names in zip(
-        ("train", "dev", "test"),
-        divide(set(table["subject_id"]) - {"."}, settings.train_dev_test_people, settings.seed, "people"),
-        strict=True,
-    ):
-        roles |= dict.fromkeys(names, role)
     table = table.sort_values("pair_id", ignore_index=True)
-    table = table.assign(role=table["subject_id"].map(roles), reason=reasons(table, settings.min_images))
+    table = table.assign(reason=reasons(table, settings.min_images))
+    usable = set(table.loc[table["reason"] == "", "subject_id"])
+    roles = {".": ""}  # pictures that lie beside the people's folders belong to nobody
+    # people without a usable picture are divided apart: they count as failures, and must not thin out a part
+    for people in (usable, set(table["subject_id"]) - usable - {"."}):
+        parts = divide(people, settings.train_dev_test_people, settings.seed, "people", least=2)
+        for role, names in zip(("train", "dev", "test"), parts, strict=True):
+            roles |= dict.fromkeys(names, role)
+    table = table.assign(role=table["subject_id"].map(roles))
     clean, dirty = table[table["reason"] == ""], table[table["reason"] != ""]
 
     closed = {"train": [], "eval": [], "test": []}
@@ -253,6 +254,19 @@ def check_splits(splits: Splits, n_rows: int | None = None) -> None:
         raise AssertionError(f"{len(kept)} + {len(splits.dirty)} rows for {n_rows} inputs")
 
 
+def require_people(splits: Splits) -> None:
+    """Raise UserError unless the open-set notebooks have somebody to work with: two who train, two in dev, two in test."""
+    opened = pd.concat([splits.gallery, splits.probe, splits.unknown])
+    found = {"train": splits.train["cls_name"].nunique()}
+    found |= {group: opened.loc[opened["group"] == group, "cls_name"].nunique() for group in ("dev", "test")}
+    if min(found.values()) < 2:
+        counted = ", ".join(f"{role} {count}" for role, count in found.items())
+        raise UserError(
+            f"too few people with enough usable pictures (people: {counted}; at least 2 of each are needed): "
+            "add people or pictures, or lower min_images"
+        )
+
+
 def split_folder(
     aligned: Path, folder: Path, settings: SplitSettings, metadata: pd.DataFrame | None = None, raw: Path | None = None
 ) -> Splits:
@@ -274,6 +288,8 @@ def split_folder(
         there = [os.path.relpath(Path(raw) / path, folder) if raw and path else "" for path in table[source]]
         table[column] = np.where(ok, here, there)
     splits = make_splits(table, settings)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: a file of that name is there: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     for field in fields(splits):
         write_table(folder / f"{field.name}.csv", getattr(splits, field.name))
@@ -328,7 +344,7 @@ def near_duplicates(aligned: Path, pair_ids, threshold: float = 0.995) -> pd.Dat
         if pair_ids
         else np.zeros((0, 24, 24))
     )
-    flat, mirrored = (t.reshape(len(t), -1) for t in (thumbs, thumbs[:, :, ::-1]))
+    flat, mirrored = (t.reshape(len(t), 24 * 24) for t in (thumbs, thumbs[:, :, ::-1]))
     rows = []
     for start in range(0, len(flat), 2048):  # in blocks: the whole table of 403,067 crops would be 600 GB
         block = np.maximum(flat[start : start + 2048] @ flat.T, flat[start : start + 2048] @ mirrored.T)

@@ -422,3 +422,24 @@ def test_real_sensor_depth_reads(shared_data):
     assert pair.depth_unit == "pixel"
     readings = pair.depth[pair.depth > 0]
     assert OFFSET - 200 < readings.min() < readings.max() < OFFSET
+
+
+@pytest.mark.parametrize("kind", ["bmp", "png", "jpg"])
+def test_every_promised_picture_format_is_read(tmp_path, kind):
+    picture = np.full((40, 30, 3), (200, 100, 50), np.uint8)
+    Image.fromarray(picture).save(tmp_path / f"x.{kind}")
+    assert np.abs(read_rgb(tmp_path / f"x.{kind}").astype(int) - picture).max() <= 3
+
+
+def test_the_first_picture_of_a_phone_s_mpo_is_read(tmp_path):
+    first, second = (Image.new("RGB", (40, 30), colour) for colour in ("red", "blue"))
+    first.save(tmp_path / "x.jpg", format="MPO", save_all=True, append_images=[second])
+    assert read_rgb(tmp_path / "x.jpg")[15, 20, 0] > 200
+
+
+def test_an_empty_file_says_so(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"")
+    with pytest.raises(BadPair, match=r"x\.png") as caught:
+        read_rgb(tmp_path / "x.png")
+    assert caught.value.status == "decode_error"
+    assert "no bytes" in str(caught.value)

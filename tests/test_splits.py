@@ -21,6 +21,7 @@ from face3d_lib.splits import (
     near_duplicates,
     paths_of,
     read_splits,
+    require_people,
     split_folder,
 )
 
@@ -54,7 +55,7 @@ def table(people=20, images=10, sessions=2, **changes):
 
 def test_ratios_are_exact():
     assert sum(exact_ratios([0.7, 0.2, 0.1])) == 1  # in binary floating point the sum is 0.9999999999999999
-    for wrong in ([0.7, 0.2, 0.2], [1.1, -0.1, 0], ["a", "0", "1"]):
+    for wrong in ([0.7, 0.2, 0.2], [1.1, -0.1, 0], ["a", "0", "1"], ["1/0", "0", "1"]):
         with pytest.raises(UserError):
             exact_ratios(wrong)
 
@@ -73,6 +74,23 @@ def test_apportion_never_puts_a_person_whole_into_test():
             parts = apportion(count, exact_ratios(ratios))
             assert sum(parts) == count
             assert parts[0] >= 1
+
+
+def test_small_groups_of_people_leave_two_for_each_part():
+    assert apportion(6, exact_ratios(["0.6", "0.15", "0.25"]), least=2) == [2, 2, 2]
+    assert apportion(12, exact_ratios(["0.6", "0.15", "0.25"]), least=2) == [7, 2, 3]
+    require_people(make_splits(table(people=6, images=4), SplitSettings()))
+    with pytest.raises(UserError, match="too few people"):
+        require_people(make_splits(table(people=5, images=4), SplitSettings()))
+
+
+def test_people_without_a_usable_picture_do_not_thin_out_a_part():
+    frame = table(people=60, images=4)
+    frame.loc[frame["subject_id"] >= "p010", "status"] = "no_face"  # ten people are left
+    for seed in range(6):
+        splits = make_splits(frame, SplitSettings(seed=seed))
+        groups = pd.concat([splits.gallery, splits.unknown]).groupby("group")["cls_name"].nunique()
+        assert (splits.train["cls_name"].nunique(), groups["dev"], groups["test"]) == (6, 2, 2)
 
 
 def test_apportion_gives_nothing_to_a_part_of_ratio_zero():
