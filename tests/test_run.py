@@ -60,7 +60,13 @@ def start(desk: Path, notebook: Path, run: str = "trial", *words: str, **more: s
     """The runner as a process of its own, in a session of its own (a terminal's Ctrl-C does not reach it)."""
     command = [sys.executable, "-m", "face3d_lib.run", notebook, run, *words]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
-    return subprocess.Popen(command, cwd=desk, env=environment(desk, **more), **pipes)
+    return subprocess.Popen(command, cwd=desk, env=environment(desk, **more), preexec_fn=hear_signals, **pipes)
+
+
+def hear_signals() -> None:
+    """Whoever starts the tests in the background has them ignore SIGINT or SIGHUP; the runner in them must not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
