@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from face3d_lib.batches import (
     disturb_depth,
     epoch_batches,
     epoch_order,
+    labelled,
     patches,
     shift_colour,
     train_batches,
@@ -34,6 +36,17 @@ def batch_of(n=8, size=40):
     depth = ramp.expand(n, 1, size, size) + 500
     holes = (torch.arange(size * size) % 7 == 0).view(size, size)
     return Batch(rgb.clone(), torch.where(holes, 0, depth), torch.full((n,), 1.8))
+
+
+def test_labels_are_positions_among_the_classes_and_rows_follow_the_table():
+    class Rows:
+        def rows(self, pair_ids):
+            return np.array([int(pair_id[-1]) for pair_id in pair_ids])
+
+    table = pd.DataFrame({"pair_id": ["b/4", "a/7", "b/1"], "cls_name": ["b", "a", "b"]})
+    rows, labels = labelled(Rows(), table, ["a", "b"])
+    assert rows.tolist() == [4, 7, 1]
+    assert labels.tolist() == [1, 0, 1]
 
 
 class TinyPack:
