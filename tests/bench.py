@@ -19,7 +19,7 @@ from face3d_lib.align import AlignSettings, align_folder
 from face3d_lib.paths import FIGURES
 
 ROUNDS = 3
-PEOPLE, IMAGES = 20, 5  # 200 pairs in two sessions
+PEOPLE, IMAGES = 75, 10  # 1,500 pairs in two sessions: enough for workers to earn the seconds that they take to start
 
 
 def one_at_a_time(raw: Path) -> int:

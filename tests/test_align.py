@@ -811,3 +811,26 @@ def test_roll_is_taken_out_of_rotated_photos(shared_data, tmp_path, detector):
     assert len(found) >= 0.95 * len(crops)
     assert np.median(before) > 12
     assert np.median(after) < 3
+
+
+def test_what_lies_at_the_points_lands_on_the_template():
+    """The whole way of one pair, against marks: a shift of one pixel in warp or template is seen here."""
+    turn = np.radians(12)
+    similarity = 1.6 * np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    points = align.TEMPLATE_112 @ similarity.T + [70, 40]
+    y, x = np.mgrid[:300, :300]
+    rgb, depth = np.zeros((300, 300, 3)), np.full((300, 300), 900, np.float32)
+    for px, py in points:
+        away = np.hypot(x - px, y - py)
+        rgb += (255 * np.exp(-((away / 3) ** 2)))[..., None]
+        depth[away < 4] = 700
+    pair = RGBDPair("p/a", "p", rgb.clip(0, 255).astype(np.uint8), depth, "mm", "", "")
+    found = Faces([Detection(np.array([70.0, 40, 260, 260]), points, 0.99)], "native")
+    colour, distance = align_pair(pair, found, AlignSettings(), {})
+    v, u = np.mgrid[:112, :112]
+    for place in align.TEMPLATE_112:
+        near = np.hypot(u - place[0], v - place[1]) < 8
+        for weight in (colour[..., 0].astype(float), (distance == 700).astype(float)):
+            mass = weight * near
+            centre = [(mass * u).sum() / mass.sum(), (mass * v).sum() / mass.sum()]
+            assert np.abs(centre - place).max() < 0.5
