@@ -500,7 +500,7 @@ def _write_crops(folder: Path, pair_id: str, rgb: np.ndarray, depth: np.ndarray)
     agree, and one sync of the disk stands before alignment.csv.
     """
     picture, numbers = io.BytesIO(), io.BytesIO()
-    Image.fromarray(rgb).save(picture, "PNG", compress_level=3)
+    Image.fromarray(rgb).save(picture, "PNG", compress_level=1)
     np.save(numbers, depth, allow_pickle=False)
     hashes = {}
     for (kind, suffix), data in zip(CROPS, (picture.getvalue(), numbers.getvalue()), strict=True):
