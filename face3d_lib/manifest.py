@@ -184,14 +184,6 @@ AlignmentTable = pa.DataFrameSchema(
         ),
     ],
 )
-SplitTable = pa.DataFrameSchema(
-    {
-        "rgb_image_path": _named,
-        "dep_image_path": _named,
-        "cls_name": _named,
-        "pair_id": pa.Column(str, unique=True),
-    }
-)
 
 
 def check_alignment(frame: pd.DataFrame, path: Path = Path("alignment.csv")) -> pd.DataFrame:
@@ -201,11 +193,6 @@ def check_alignment(frame: pd.DataFrame, path: Path = Path("alignment.csv")) -> 
     if not len(frame):
         raise UserError(f"{path}: no rows: align a folder that holds pairs")
     return _checked(frame, AlignmentTable, path)
-
-
-def check_split(frame: pd.DataFrame, path: Path) -> pd.DataFrame:
-    """`frame` itself where it is a sound split table (it may be empty); else UserError naming `path`."""
-    return _checked(frame, SplitTable, path)
 
 
 def _checked(frame: pd.DataFrame, schema: pa.DataFrameSchema, path: Path) -> pd.DataFrame:

@@ -11,7 +11,6 @@ from face3d_lib.atomic import UserError, sha256_of
 from face3d_lib.manifest import (
     ALIGNMENT_COLUMNS,
     check_alignment,
-    check_split,
     inside,
     read_table,
     write_table,
@@ -183,13 +182,3 @@ def test_alignment_tables_are_checked():
         check_alignment(good.iloc[:0])
     with pytest.raises(UserError, match="no column status"):
         check_alignment(good.drop(columns="status"))
-
-
-def test_split_tables_are_checked(tmp_path):
-    good = {"rgb_image_path": "a.png", "dep_image_path": "a.npy", "cls_name": "p", "pair_id": "p/a"}
-    frame = pd.DataFrame([good], dtype=str)
-    assert check_split(frame, tmp_path / "train.csv") is frame
-    assert len(check_split(frame.iloc[:0], tmp_path / "train.csv")) == 0
-    for wrong in ([good | {"cls_name": ""}], [good, good]):
-        with pytest.raises(UserError, match=r"train\.csv"):
-            check_split(pd.DataFrame(wrong, dtype=str), tmp_path / "train.csv")
