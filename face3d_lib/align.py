@@ -24,11 +24,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from PIL import Image
+from scipy.ndimage import gaussian_filter
 from skimage.transform import SimilarityTransform
 from tqdm.auto import tqdm
 
 from .atomic import UserError, sha256_of, sweep, write_json, write_text
-from .manifest import ALIGNMENT_COLUMNS, MATRIX, POINTS, check_alignment, inside, read_table, write_table
+from .manifest import ALIGNMENT_COLUMNS, DEPTH_MARKS, MATRIX, POINTS, check_alignment, inside, read_table, write_table
 from .pairs import BadPair, DepthConvention, PairFiles, RGBDPair, find_pairs, read_convention, read_pair
 
 # Eyes, nose tip and mouth corners in a 112 x 112 crop (pixel centres at whole numbers): the reference points
@@ -39,6 +40,7 @@ TEMPLATE_112 = np.array(
 )
 EYES_MM = 63.0  # mean distance between the pupils of adults (Dodgson 2004, doi 10.1117/12.529999)
 MM_PER_TEMPLATE_PX = EYES_MM / float(np.linalg.norm(TEMPLATE_112[1] - TEMPLATE_112[0]))  # 1.788
+EYES_TEMPLATE_PX = EYES_MM / MM_PER_TEMPLATE_PX  # 35.2
 UNALIGNED_WIDTH_MM = 250.0  # what a portrait photo shows from side to side; mode "none" knows no points
 PYRAMID = 0.709  # MTCNN's step from one scale to the next
 MAX_SIDE = 1600  # px; larger pictures are shrunk for detection: 8000 x 8000 would take 34 s and 3.7 GB
@@ -52,6 +54,11 @@ BATCH_PIXELS = 16_000_000  # pictures held in memory at a time, unless one alone
 CHUNK = 32  # most pairs in one line of the journal
 CROPS = (("rgb", ".png"), ("depth", ".npy"))  # the files of an aligned pair
 MIN_CROP_READINGS = 0.02  # share of crop pixels with a depth below which the face counts as not measured
+FACE_REACH_PX = 62  # template px (110 mm): a reading farther from the face's median is not the face, as in depth.py
+FACE_RELIEF = 0.4  # eye distances from eyes and mouth forward to the nose: 0.28 to 0.53 in the sets that were measured
+DIRECTION_SURE = 0.1  # eye distances; a median relief below minus this is depth the other way round
+REGISTRATION_LIMIT = 0.25  # eye distances; medians were 0.06 to 0.12 as recorded, 0.43 and more with depths swapped
+OFFSET_LIMIT = 0.12  # eye distances; the common offset of the noses was 0.07 and less as recorded
 
 
 @dataclass(frozen=True)
@@ -294,14 +301,8 @@ def warp_pair(rgb: np.ndarray, depth: np.ndarray, matrix: np.ndarray, size: int)
     matrix = np.asarray(matrix, np.float64)
     if matrix.shape != (2, 3) or not np.isfinite(matrix).all():
         raise ValueError("matrix must be (2, 3) and finite")
-    rows, columns = np.mgrid[:size, :size]
-    offsets = np.stack([columns - matrix[0, 2], rows - matrix[1, 2]])
-    x, y = np.tensordot(np.linalg.inv(matrix[:, :2]), offsets, 1)  # source px, (size, size) each
-
-    column, row = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
-    within = (column >= 0) & (column < rgb.shape[1]) & (row >= 0) & (row < rgb.shape[0])
-    warped_depth = np.zeros((size, size), np.float32)
-    warped_depth[within] = depth[row[within], column[within]]
+    x, y = _source_of(matrix, size)
+    warped_depth, within = _nearest(depth, x, y)
     if not within.any():
         return np.zeros((size, size, 3), np.uint8), warped_depth
 
@@ -314,6 +315,22 @@ def warp_pair(rgb: np.ndarray, depth: np.ndarray, matrix: np.ndarray, size: int)
         region = np.asarray(Image.fromarray(np.ascontiguousarray(region)).reduce(tuple(block.tolist())))
     x, y = (x - low[0] + 0.5) / block[0] - 0.5, (y - low[1] + 0.5) / block[1] - 0.5
     return _bilinear(region, x, y), warped_depth
+
+
+def _source_of(matrix: np.ndarray, size: int) -> np.ndarray:
+    """(2, size, size): x and y in the source of every crop pixel."""
+    rows, columns = np.mgrid[:size, :size]
+    offsets = np.stack([columns - matrix[0, 2], rows - matrix[1, 2]])
+    return np.tensordot(np.linalg.inv(matrix[:, :2]), offsets, 1)
+
+
+def _nearest(depth: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`depth` (H, W) at the pixels nearest to the points x, y, 0 outside; and which of them lie within."""
+    column, row = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
+    within = (column >= 0) & (column < depth.shape[1]) & (row >= 0) & (row < depth.shape[0])
+    taken = np.zeros(x.shape, np.float32)
+    taken[within] = depth[row[within], column[within]]
+    return taken, within
 
 
 def _bilinear(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -368,7 +385,108 @@ def align_pair(pair: RGBDPair, found: Faces | None, settings: AlignSettings, row
             MM_PER_TEMPLATE_PX * float(np.sqrt(np.linalg.det(template_transform(face.points)[:, :2]))) / scale
         )
     row["depth_per_px"] = round(depth_per_px, 9)
+    if face is not None:
+        row |= _depth_marks(pair, face.points)
     return rgb, depth
+
+
+# ---- does the depth belong to the face?
+
+
+def _depth_marks(pair: RGBDPair, points: np.ndarray) -> dict:
+    """relief, nose_dx, nose_dy and registration of a pair, in eye distances; without those that cannot be measured.
+
+    Measured in the template at 112 px whatever the crop is, so that they mean the same in every mode. The distance
+    between the eyes is the template's: the similarity of five points shrinks less in a turned head.
+    """
+    matrix = template_transform(points)
+    depth, _ = _nearest(pair.depth, *_source_of(matrix, 112))
+    scale = float(np.sqrt(np.linalg.det(matrix[:, :2])))  # template px per source px
+    per_px = 1 / scale if pair.depth_unit == "pixel" else MM_PER_TEMPLATE_PX
+    points = points @ matrix[:, :2].T + matrix[:, 2]
+    marks = {"relief": face_relief(depth, points) / (per_px * EYES_TEMPLATE_PX)}
+    peak = nose_peak(depth, FACE_REACH_PX * per_px)
+    if peak is not None:
+        offset = (peak - points[2]) / EYES_TEMPLATE_PX
+        marks |= {"nose_dx": offset[0], "nose_dy": offset[1], "registration": np.hypot(*offset)}
+    return {name: round(float(value), 4) for name, value in marks.items() if np.isfinite(value)}
+
+
+def face_relief(depth: np.ndarray, points: np.ndarray) -> float:
+    """How much farther the eyes and mouth corners are than the nose tip: median of the four, each the median of
+    the readings within 4 px. NaN without readings. depth: (H, W), larger = farther; points: (5, 2) px in it.
+    """
+    levels = np.full(5, np.nan)
+    for k, (x, y) in enumerate(np.floor(points + 0.5).astype(int)):
+        patch = depth[max(0, y - 4) : max(0, y + 5), max(0, x - 4) : max(0, x + 5)]
+        if (patch > 0).any():
+            levels[k] = np.median(patch[patch > 0])
+    around = levels[[0, 1, 3, 4]]
+    return float(np.median(around[np.isfinite(around)]) - levels[2]) if np.isfinite(around).any() else np.nan
+
+
+def nose_peak(depth: np.ndarray, reach: float) -> np.ndarray | None:
+    """(2,) x and y of the place that stands out most within 20 px of the template's nose; None without readings.
+
+    A difference of Gaussians (2 and 6 px; Marr and Hildreth 1980) of the readings alone: the tilt of the head drops
+    out. depth: (112, 112) in the template, larger = farther; readings over `reach` from its median are not the face.
+    """
+    x0, y0 = np.round(TEMPLATE_112[2]).astype(int)
+    window = depth[y0 - 36 : y0 + 37, x0 - 36 : x0 + 37]  # the search and 16 px around it
+    readings = window[window > 0]
+    if not len(readings):
+        return None
+    middle = np.median(readings)
+    weight = ((window > 0) & (np.abs(window - middle) < reach)).astype(np.float32)
+    nearer = weight * (middle - window)
+
+    def smooth(sigma):
+        share = gaussian_filter(weight, sigma, truncate=2.5)
+        return gaussian_filter(nearer, sigma, truncate=2.5) / np.maximum(share, 1e-3), share
+
+    (fine, share), (coarse, _) = smooth(2), smooth(6)
+    rows, columns = np.mgrid[: len(window), : len(window)] - 36
+    allowed = (np.hypot(rows, columns) < 20) & (share > 0.3)
+    if not allowed.any():
+        return None
+    row, column = np.unravel_index(np.where(allowed, fine - coarse, -np.inf).argmax(), window.shape)
+    return np.array([x0 + columns[row, column], y0 + rows[row, column]], float)
+
+
+def check_depth(frame: pd.DataFrame) -> list[str]:
+    """One line for each thing that looks wrong with the depth of an aligned folder; none where nothing does.
+
+    `frame`: alignment.csv as text. From medians over the pairs: a unit wrong by about ten, the other direction (5
+    pairs and more), depth that is shifted or of other pictures (20 and more). The first that is found is told alone:
+    the later ones may be its consequence.
+    """
+    if "relief" not in frame:
+        return []
+    numbers = frame.loc[frame["status"] == "ok", DEPTH_MARKS].apply(pd.to_numeric, errors="coerce")
+    relief, count = numbers["relief"].median(), int(numbers["relief"].count())
+    if count >= 5 and relief < -DIRECTION_SURE:
+        return [
+            f"depth: noses lie {-relief:.2f} eye distances behind the eyes (median of {count} pairs): "
+            "larger_is is likely declared the wrong way round"
+        ]
+    if count >= 5 and not 10**-0.5 < max(relief, 1e-3) / FACE_RELIEF < 10**0.5:
+        factor = 10.0 ** round(np.log10(max(relief, 1e-3) / FACE_RELIEF))
+        return [
+            f"depth: noses stand out {relief:.3f} eye distances (median of {count} pairs; about {FACE_RELIEF} in faces): "
+            f"depth_unit is likely wrong, numbers are about {factor:g} times what it says"
+        ]
+    count, dx, dy = int(numbers["registration"].count()), numbers["nose_dx"].median(), numbers["nose_dy"].median()
+    if count >= 20 and np.hypot(dx, dy) > OFFSET_LIMIT:
+        return [
+            f"depth: its noses lie ({dx:+.2f}, {dy:+.2f}) eye distances right of and below those in colour (median of "
+            f"{count} pairs): depth is likely shifted against colour"
+        ]
+    if count >= 20 and numbers["registration"].median() > REGISTRATION_LIMIT:
+        return [
+            f"depth: its noses lie {numbers['registration'].median():.2f} eye distances from those in colour (median of "
+            f"{count} pairs): depth likely belongs to other pictures"
+        ]
+    return []
 
 
 # ---- a whole folder
@@ -591,7 +709,7 @@ def _align_pairs(
     done, waiting = [], []
     for names in chunks:
         rows = before.get(names[0], [])
-        same = names == [row["pair_id"] for row in rows]
+        same = names == [row["pair_id"] for row in rows] and all(row.keys() >= set(ALIGNMENT_COLUMNS) for row in rows)
         if same and all(_unchanged(files[row["pair_id"]], row, job.output_dir) for row in rows):
             done.append(rows)
         else:
@@ -642,7 +760,7 @@ def _table_of(done: list[list[dict]], files: dict[str, PairFiles]) -> pd.DataFra
 
 def _chunks_of_table(path: Path) -> dict[str, list[dict]]:
     """first pair_id -> rows, for each chunk of a finished folder."""
-    rows = {row["pair_id"]: row for row in read_table(path, ALIGNMENT_COLUMNS).to_dict("records")}
+    rows = {row["pair_id"]: row for row in read_table(path, ["pair_id"]).to_dict("records")}
     return {names[0]: [rows[name] for name in names] for names in chunks_of(list(rows))}
 
 

@@ -1,45 +1,130 @@
 """Training batches: which pairs, in which order, and how they are changed, all of it a function of numbers.
 
-Order and augmentation depend on (seed, epoch, step) alone and never on a generator's state, so a run that was
-stopped and resumed sees what an uninterrupted one sees. Colour and depth are warped by one grid; each pair
-has its own draws.
+The order depends on (seed, epoch) alone, how a pair is changed on (seed, epoch, row of the pack) alone, and
+neither on a generator's state. So a run that was stopped and resumed sees what an uninterrupted one sees, and
+a pair is changed alike in whatever batch, on whichever of several ranks, on a CPU or a GPU it comes up.
+Colour and depth are warped by one map; each pair has its own draws.
 """
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.special import ndtri
 
-from .pack import Batch, Pack
+from .atomic import UserError
+from .depth import relative_depth, smooth_surface
+from .pack import Batch, Pack, decode
 
-ORDER, AUGMENT, STEP = 0, 1, 2  # purposes of a random stream; streams of different purposes are unrelated
+# purposes of a random stream; streams of different purposes are unrelated
+ORDER, AUGMENT, STEP, PICTURES = range(4)
+# purposes of the draws of one pair
+FLIP, SIMILARITY, POSE, MISREGISTRATION, BLUR, COLOUR, TILT, QUANTISATION, PIXELS, FILL, PATCH, DEPTH_PATCH = range(12)
+
+POSE_STEPS = 3  # of the fixed-point iteration; at 15 degrees each leaves a quarter of the error on a slope of 1
+LOOSE = 0.04  # of the crop's width (8 mm): a reading farther off the surface is not seen where the surface says
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far a training pair may be changed; 0 switches a change off. sd: of a normal draw."""
+    """How far a training pair may be changed; 0 switches a change off, and it costs nothing. sd: of a normal draw.
+
+    The geometry, from flip to pose_deg, is one for colour and depth.
+    """
 
     flip: float = 0.5  # probability
     rotation_deg: float = 3.0  # sd
     zoom: float = 0.03  # sd of the logarithm
     shift: float = 0.015  # sd, share of the crop's width
+    pose_deg: float = 0.0  # sd of yaw and of pitch by which the pair is rendered anew from its depth
     brightness: float = 0.15  # sd of the logarithm of exposure
     contrast: float = 0.15  # sd of the logarithm
     saturation: float = 0.2  # sd of the logarithm
     white_balance: float = 0.05  # sd of the logarithm, each channel
+    blur: float = 0.1  # probability that the colour is blurred
+    blur_px: float = 1.5  # largest sd of the Gaussian that blurs, crop pixels; drawn evenly
+    misregistration_px: float = 0.3  # sd, across and down, crop pixels: depth lies beside the colour
     depth_noise_px: float = 0.3  # sd, crop pixels, each reading
     depth_tilt: float = 0.05  # sd of the slope of an added plane: a head turned by as many radians
+    quantisation_px: float = 0.0  # largest step to whose multiples depth is rounded, crop pixels; drawn evenly
     hole_share: float = 0.02  # share of readings lost
     erase: float = 0.3  # probability of a patch without colour, and independently of one without depth
     erase_size: float = 0.3  # largest side of the patch, share of the crop's width
+
+
+# -- randomness as a function of numbers
 
 
 def random_stream(purpose: int, seed: int, epoch: int, step: int = 0) -> int:
     """A 63-bit seed for one use of randomness; unrelated for different arguments (numpy's SeedSequence)."""
     words = np.random.SeedSequence([purpose, seed, epoch, step]).generate_state(1, np.uint64)
     return int(words[0] >> np.uint64(1))
+
+
+def sample_keys(seed: int, epoch: int, rows, turns=0) -> np.ndarray:
+    """(B,) int64: what all draws for the pairs at `rows` of the pack come from in this epoch.
+
+    turns: (B,) how often the pair came up before in this epoch, so that two copies of it are changed apart.
+    """
+    rows = np.asarray(rows, np.int64).view(np.uint64)
+    turns = np.broadcast_to(turns, rows.shape).astype(np.uint64)
+    words = _mix(_mix(rows + np.uint64(random_stream(AUGMENT, seed, epoch))) + turns)
+    return words.view(np.int64)
+
+
+def uniform(keys: np.ndarray, purpose: int, n: int) -> np.ndarray:
+    """(B, n) float64 in (0, 1), for one purpose of each pair."""
+    return ((_words(keys, purpose, n) >> np.uint64(12)).astype(np.float64) + 0.5) / 2**52
+
+
+def normal(keys: np.ndarray, purpose: int, n: int) -> np.ndarray:
+    """(B, n) float64, standard normal, for one purpose of each pair."""
+    return ndtri(uniform(keys, purpose, n))
+
+
+def pixel_words(keys: np.ndarray, height: int, width: int, device) -> torch.Tensor:
+    """(B, 1, H, W) int32: a hash of (key, place) with 32 random bits, the same on every device.
+
+    Integers that wrap are exact everywhere; the mixing is lowbias32 (Wellons 2018, Prospecting for hash
+    functions, with the constants found since). The shift of a signed integer drags its sign along: masked.
+    """
+    start = _words(keys, PIXELS, 1).astype(np.uint32).view(np.int32)
+    place = torch.arange(height * width, dtype=torch.int32, device=device) * -0x61C88647  # 2^32 / golden ratio
+    words = torch.from_numpy(start).to(device, non_blocking=True) + place
+    for shift, factor in ((16, 0x21F0AAAD), (15, 0xD35A2D97 - 2**32)):
+        words ^= (words >> shift).bitwise_and_((1 << 32 - shift) - 1)
+        words *= factor
+    words ^= (words >> 15).bitwise_and_((1 << 17) - 1)
+    return words.view(len(keys), 1, height, width)
+
+
+def _words(keys: np.ndarray, purpose: int, n: int) -> np.ndarray:
+    """(B, n) uint64: a hash of (key, purpose, 0..n-1)."""
+    counters = np.uint64(purpose << 32) + np.arange(n, dtype=np.uint64)
+    return _mix(keys.view(np.uint64)[:, None] + _mix(counters))
+
+
+def _mix(words: np.ndarray) -> np.ndarray:
+    """splitmix64 (Steele, Lea and Flood 2014): uint64 -> uint64, one to one, each bit depending on all bits."""
+    words = words + np.uint64(0x9E3779B97F4A7C15)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
+@cache
+def _normal_table(device: torch.device) -> torch.Tensor:
+    """(65536,) float32: the quantiles of the normal distribution, so that 16 bits are a normal draw."""
+    return torch.from_numpy(ndtri((np.arange(65536) + 0.5) / 65536).astype(np.float32)).to(device)
+
+
+# -- the order
 
 
 def labelled(pack: Pack, table, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -61,6 +146,88 @@ def epoch_batches(n: int, batch_size: int, seed: int, epoch: int) -> list[np.nda
     return np.array_split(epoch_order(n, seed, epoch), max(1, -(-n // batch_size)))
 
 
+def person_batches(labels: np.ndarray, batch_size: int, per_person: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The positions of each batch of an epoch, P x K: P = batch_size / per_person people with K = per_person pictures.
+
+    ceil(n / batch_size) batches; in each the people differ, and the K pictures of a person follow one
+    another. All people come up equally often, to within one, within an epoch and over all epochs so far. So
+    do the pictures of a person, over the epochs: K at a time, in an order that changes as soon as all of them
+    have come up equally often. Somebody with fewer than K pictures comes up with some of them twice.
+
+    UserError: per_person does not divide batch_size, a batch of fewer than 2 people, or of more than there are.
+    """
+    people, person, n_pictures = np.unique(labels, return_inverse=True, return_counts=True)
+    n_people, steps, wanted = len(people), -(-len(labels) // batch_size), batch_size // per_person
+    if batch_size % per_person:
+        raise UserError(f"batch_size {batch_size} is not a multiple of per_person {per_person}: change one of them")
+    if n_people < 2:
+        raise UserError(f"{n_people} person in the training set: pairs of different people need at least 2")
+    if not 2 <= wanted <= n_people:
+        raise UserError(
+            f"batch_size {batch_size} with per_person {per_person} asks for {wanted} people in a batch: at least 2 "
+            f"are needed and the training set has {n_people}: change batch_size or per_person"
+        )
+    random = np.random.default_rng(random_stream(ORDER, seed, epoch))
+    visited, due = _visits(n_people, steps * wanted, seed, epoch)
+    who, visit = np.empty((2, steps, wanted), np.int64)
+    for step in range(steps):
+        # those who have most visits left; due numbers stay within one of each other, so nobody is left with
+        # more visits than there are batches
+        rank = random.random(n_people)
+        chosen = np.argpartition(-(due + rank), wanted - 1)[:wanted]
+        chosen = chosen[np.argsort(rank[chosen])]  # by chance, not by label: ranks share out a batch in order
+        who[step], visit[step] = chosen, visited[chosen]
+        visited[chosen] += 1
+        due[chosen] -= 1
+    pictures = _pictures_in_turn(person, n_pictures, who.ravel(), visit.ravel(), per_person, seed)
+    return list(pictures.reshape(steps, batch_size))
+
+
+def _visits(n_people: int, visits: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of each person (n_people,): how often visited before this epoch, and how often to be visited in it."""
+    each, extra = divmod(visits, n_people)
+    place = np.random.default_rng(random_stream(PICTURES, seed, 0)).permutation(n_people)
+    # the extra visits of all epochs go round the people, so many each epoch
+    before, after = ((epochs * extra - place + n_people - 1) // n_people for epochs in (epoch, epoch + 1))
+    return epoch * each + before, each + after - before
+
+
+def _pictures_in_turn(person, n_pictures, who, visit, per_person: int, seed: int) -> np.ndarray:
+    """(visits, K) positions of the pictures that person who[i] shows at visit number visit[i] of the whole run.
+
+    After `cycle` visits all pictures of a person were shown equally often; then their order is drawn anew.
+    """
+    cycle = n_pictures // np.gcd(n_pictures, per_person)
+    rounds = visit // cycle[who]
+    blocks, block = np.unique(rounds * len(n_pictures) + who, return_inverse=True)  # a block: a person in a round
+    rounds, owner = np.divmod(blocks, len(n_pictures))
+    size = n_pictures[owner]
+    start = np.cumsum(size) - size
+    first = (np.cumsum(n_pictures) - n_pictures)[owner]
+    within = np.arange(size.sum()) - np.repeat(start, size)
+    shown = np.argsort(person, kind="stable")[np.repeat(first, size) + within]  # each block's pictures
+    chance = _mix(np.repeat(rounds, size).astype(np.uint64) + np.uint64(random_stream(PICTURES, seed, 1)))
+    chance = _mix(chance + shown.astype(np.uint64))
+    shown = shown[np.lexsort((chance, np.repeat(np.arange(len(blocks)), size)))]
+    turn = (visit % cycle[who])[:, None] * per_person + np.arange(per_person)
+    return shown[start[block][:, None] + turn % size[block][:, None]]
+
+
+def shard(positions: np.ndarray, rank: int, world: int, per_person: int = 0) -> np.ndarray:
+    """The part of a global batch that is for rank 0 <= rank < world: together all of it, and nothing twice.
+
+    Parts differ in size by one at most; with per_person K > 0 they are of whole people, K pictures each.
+    UserError: fewer pictures (people) in the batch than ranks.
+    """
+    units = positions.reshape(-1, per_person or 1)
+    if len(units) < world:
+        what = "people" if per_person else "pairs"
+        raise UserError(
+            f"a batch of {len(units)} {what} for {world} processes: raise batch_size or use fewer processes"
+        )
+    return np.array_split(units, world)[rank].ravel()
+
+
 def train_batches(
     pack: Pack,
     rows: np.ndarray,
@@ -71,87 +238,237 @@ def train_batches(
     device="cpu",
     augmentation: Augmentation | None = None,
     first_step: int = 0,
+    per_person: int = 0,
+    rank: int = 0,
+    world: int = 1,
+    ahead: int = 2,
 ) -> Iterator[tuple[Batch, torch.Tensor]]:
-    """(batch, labels (B,) int64) of each step of an epoch from `first_step` on; augmentation None: none."""
-    for step, chosen in enumerate(epoch_batches(len(rows), batch_size, seed, epoch)):
-        if step < first_step:
-            continue
-        batch = pack.batch(rows[chosen], device)
-        if augmentation is not None:
-            batch = augment(batch, augmentation, seed, epoch, step)
-        yield batch, torch.from_numpy(labels[chosen]).to(device)
+    """(batch, labels (B,) int64) of each step of an epoch from `first_step` on, as `rank` of `world` sees it.
 
-
-def augment(batch: Batch, how: Augmentation, seed: int, epoch: int, step: int) -> Batch:
-    """The batch changed as `how` allows, each pair by draws of its own.
-
-    Holes stay holes; colour changes spare the depth.
+    batch_size: of all ranks together. augmentation None: none. per_person: K of P x K batches (see
+    `person_batches`); 0: plain shuffling. ahead: batches that a thread reads beforehand where the pack is not
+    on the device; it has no say in what comes out. UserError as of `person_batches` and `shard`.
     """
-    device = batch.rgb.device
-    random = torch.Generator(device).manual_seed(random_stream(AUGMENT, seed, epoch, step))
-    batch = warp(batch, how, random)
-    rgb = shift_colour(batch.rgb.float(), how, random)
-    depth = disturb_depth(batch.depth, batch.depth_per_px, how, random)
-    colour = torch.rand(len(rgb), 3, 1, 1, generator=random, device=device) * 255
-    rgb = torch.where(patches(rgb, how, random), colour, rgb)
-    depth = torch.where(patches(depth, how, random), 0, depth)
-    return replace(batch, rgb=rgb.round_().clamp_(0, 255).to(torch.uint8), depth=depth)
+    if per_person:
+        steps = person_batches(labels, batch_size, per_person, seed, epoch)
+    else:
+        steps = epoch_batches(len(rows), batch_size, seed, epoch)
+    turns = np.split(_turns(np.concatenate(steps)), np.cumsum([len(step) for step in steps])[:-1])
+    parts = [[shard(x, rank, world, per_person) for x in both] for both in zip(steps, turns, strict=True)][first_step:]
+    pinned = torch.device(device).type == "cuda"
+    stored = (pack.read(rows[chosen], pinned) for chosen, _ in parts)
+    streamed = isinstance(pack.rgb, np.ndarray)
+    with closing(prefetch(stored, ahead if streamed else 0)) as ready:
+        for (chosen, turn), pairs in zip(parts, ready, strict=True):
+            batch = decode(pairs, device)
+            if augmentation is not None:
+                batch = augment(batch, augmentation, sample_keys(seed, epoch, rows[chosen], turn))
+            yield batch, torch.from_numpy(labels[chosen]).to(device, non_blocking=True)
 
 
-def warp(batch: Batch, how: Augmentation, random: torch.Generator) -> Batch:
-    """Flip, rotation, zoom and shift by one grid for both: colour bilinear, depth nearest.
+def _turns(positions: np.ndarray) -> np.ndarray:
+    """(n,) how often each of `positions` came up before in them."""
+    order = np.argsort(positions, kind="stable")
+    _, first, counts = np.unique(positions[order], return_index=True, return_counts=True)
+    turns = np.empty_like(positions)
+    turns[order] = np.arange(len(positions)) - np.repeat(first, counts)
+    return turns
+
+
+def prefetch(items: Iterator, ahead: int) -> Iterator:
+    """The same items, up to `ahead` of them made beforehand by one thread; ahead 0: no thread.
+
+    What the thread raises is raised here, at the item that failed. It ends with this iterator, stopped early or not.
+    """
+    if not ahead:
+        yield from items
+        return
+    end = object()
+    with ThreadPoolExecutor(1, "prefetch") as thread:
+        try:
+            waiting = deque(thread.submit(next, items, end) for _ in range(ahead))
+            while (item := waiting.popleft().result()) is not end:
+                waiting.append(thread.submit(next, items, end))
+                yield item
+        finally:
+            thread.shutdown(wait=False, cancel_futures=True)
+
+
+# -- augmentation
+
+
+def augment(batch: Batch, how: Augmentation, keys: np.ndarray) -> Batch:
+    """The batch changed as `how` allows, each pair by draws of its own, from keys (B,) int64: see `sample_keys`.
+
+    What a pair becomes depends on its key and on nothing else. Holes stay holes; changes of colour spare the
+    depth. Draws are the same on every device; what is computed from them on a CPU and on a GPU differs by
+    rounding.
+    """
+    batch = warp(batch, how, keys)
+    rgb = shift_colour(blur(batch.rgb, how, keys), how, keys)
+    depth = disturb_depth(batch.depth, batch.depth_per_px, how, keys)
+    if how.erase and how.erase_size:
+        rgb = erase(rgb, np.rint(uniform(keys, FILL, 3) * 255), how, keys, PATCH)
+        depth = erase(depth, np.zeros((len(keys), 1)), how, keys, DEPTH_PATCH)
+    if rgb.is_floating_point():
+        rgb = rgb.round().clamp_(0, 255).to(torch.uint8)
+    return replace(batch, rgb=rgb, depth=depth)
+
+
+def warp(batch: Batch, how: Augmentation, keys: np.ndarray) -> Batch:
+    """Pose, flip, rotation, zoom and shift by one map for both: colour (float32 then) bilinear, depth nearest.
 
     What comes from outside the crop is the border's colour, and no reading. A zoomed pixel measures less of
     the face: depth_per_px changes with it, so that the relief in crop pixels grows as the picture does.
     """
-    n, height, width = len(batch), *batch.rgb.shape[2:]
-    normal = torch.randn(n, 4, generator=random, device=batch.rgb.device)
-    flip = torch.rand(n, generator=random, device=batch.rgb.device) < how.flip
-    angle, zoom = normal[:, 0] * np.radians(how.rotation_deg), torch.exp(normal[:, 1] * how.zoom)
-    shift = normal[:, 2:] * how.shift * 2  # the grid's coordinates run from -1 to 1
-    cos, sin = torch.cos(angle) / zoom, torch.sin(angle) / zoom
-    mirror = torch.where(flip, -1.0, 1.0)
-    aspect = height / width
-    rows = [mirror * cos, -sin * aspect, shift[:, 0], mirror * sin / aspect, cos, shift[:, 1]]
-    matrix = torch.stack(rows, 1)
-    grid = F.affine_grid(matrix.view(n, 2, 3), [n, 1, height, width], align_corners=False)
-    rgb = F.grid_sample(batch.rgb.float(), grid, "bilinear", "border", align_corners=False)
-    depth = F.grid_sample(batch.depth, grid, "nearest", "zeros", align_corners=False)
-    return Batch(rgb, depth, batch.depth_per_px / zoom)
+    if not any((how.flip, how.rotation_deg, how.zoom, how.shift, how.pose_deg, how.misregistration_px)):
+        return batch
+    (x, y), zoom = similarity(batch, how, keys)
+    right, down = _numbers(normal(keys, MISREGISTRATION, 2) * how.misregistration_px, batch.depth.device)
+    if how.pose_deg:
+        (x, y), depth = render(batch, (x, y), (right, down), np.radians(normal(keys, POSE, 2) * how.pose_deg))
+    else:
+        depth = _sample(batch.depth, x + right, y + down, "nearest")
+    return Batch(_sample(batch.rgb.float(), x, y, "bilinear"), depth, batch.depth_per_px / zoom)
 
 
-def shift_colour(rgb: torch.Tensor, how: Augmentation, random: torch.Generator) -> torch.Tensor:
-    """Exposure, contrast about the mean, saturation and white balance of (B, 3, H, W) float32, 0 to 255."""
-    draw = torch.randn(len(rgb), 6, generator=random, device=rgb.device)[..., None, None]  # (B, 6, 1, 1)
-    gain = torch.exp(draw[:, :1] * how.brightness + draw[:, 3:] * how.white_balance)
-    contrast, saturation = torch.exp(draw[:, 1:2] * how.contrast), torch.exp(draw[:, 2:3] * how.saturation)
-    grey = rgb.mean(1, keepdim=True)
-    mean = grey.mean((2, 3), keepdim=True)
+def similarity(batch: Batch, how: Augmentation, keys: np.ndarray) -> tuple[tuple, torch.Tensor]:
+    """Where in the picture each pixel comes from, (right, down) (B, H, W) crop pixels from its middle; the zoom (B,)."""
+    height, width = batch.rgb.shape[2:]
+    draw, mirror = normal(keys, SIMILARITY, 4), np.where(uniform(keys, FLIP, 1)[:, 0] < how.flip, -1, 1)
+    angle, zoom = draw[:, 0] * np.radians(how.rotation_deg), np.exp(draw[:, 1] * how.zoom)
+    cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
+    shift = draw[:, 2:] * how.shift * [width, height]
+    numbers = np.stack([mirror * cos, -sin, shift[:, 0], mirror * sin, cos, shift[:, 1], zoom], 1)
+    a, b, right, c, d, down, zoom = _numbers(numbers, batch.rgb.device)
+    x, y = _axes(height, width, batch.rgb.device)
+    return (a * x + (b * y + right), c * x + (d * y + down)), zoom[:, 0, 0]
+
+
+def render(batch: Batch, places: tuple, aside: tuple, angles: np.ndarray) -> tuple[tuple, torch.Tensor]:
+    """The pair seen after a turn of the head: where in the picture lies what is then seen at `places`, and its depth.
+
+    places, and those that come back: (right, down), (B, H, W) crop pixels from the middle; aside: as much
+    again (B, 1, 1) for depth alone. angles: (B, 2) radians, yaw (what is near moves right) and pitch (it
+    moves down) about the point of median depth in the middle, seen orthographically. Depth: (B, 1, H, W)
+    canonical, the nearest reading, carried along the surface to the place itself, and turned.
+
+    The way back from the turned picture is a fixed point on the surface with its holes filled. Where it
+    leads to what was hidden, or to a reading off the surface, there is no reading; colour is stretched over
+    it from beside. Readings out of the face's reach (`relative_depth`) keep their depth.
+    """
+    relative, valid = relative_depth(batch.depth, batch.depth_per_px)
+    surface = smooth_surface(relative, valid)
+    surface = torch.where(valid.any(3, keepdim=True).any(2, keepdim=True), surface, 0)  # no face: a board is turned
+    sin, sin_pitch = _numbers(np.sin(angles), surface.device)
+    cos, cos_pitch = _numbers(np.cos(angles), surface.device)
+    (u, v), (x, y), z = places, places, 0
+    for _ in range(POSE_STEPS):
+        z = _sample(surface, x, y, "bilinear")[:, 0]
+        x = (u - sin * z) / cos
+        y = (v - sin_pitch * (cos * z - sin * x)) / cos_pitch
+    here = (x + aside[0], y + aside[1])
+    readings = torch.cat([batch.depth, torch.where(valid, relative, torch.nan), surface], 1)
+    depth, found, beside = _sample(readings, *here, "nearest").unbind(1)
+    height = _sample(surface, *here, "bilinear")[:, 0]
+    moved = (height - z).abs() * (sin.abs() + sin_pitch.abs())  # pixels, by one more step
+    seen = (depth > 0) & (moved < 1) & ((found - beside).abs() < LOOSE * depth.shape[-1])
+    carried = found + (height - beside).clamp(-1, 1)  # half a pixel's way; more is an edge
+    turned = cos_pitch * (cos * carried - sin * here[0]) - sin_pitch * here[1]
+    new = (depth + (found - turned) * batch.depth_per_px[:, None, None]).clamp_min(1e-3)
+    return (x, y), torch.where(found.isnan(), depth, torch.where(seen, new, 0))[:, None]
+
+
+def blur(rgb: torch.Tensor, how: Augmentation, keys: np.ndarray) -> torch.Tensor:
+    """(B, 3, H, W), `how.blur` of the images smoothed by a Gaussian, which ends at 2 of the largest sd."""
+    if not (how.blur and how.blur_px):
+        return rgb
+    draw = uniform(keys, BLUR, 2)
+    chosen = np.flatnonzero(draw[:, 0] < how.blur)
+    if not len(chosen):
+        return rgb
+    reach = int(np.ceil(2 * how.blur_px))
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / (draw[chosen, 1:] * how.blur_px)) ** 2)
+    weights = _numbers(weights / weights.sum(1, keepdims=True), rgb.device)[:, :, None]  # of (B, 1, 1, 1) each
+    index = torch.from_numpy(chosen).to(rgb.device, non_blocking=True)
+    image = rgb[index].float()
+    for axis, margins in ((2, (0, 0, reach, reach)), (3, (reach, reach, 0, 0))):
+        padded, size = F.pad(image, margins, mode="replicate"), image.shape[axis]
+        image = sum(weight * padded.narrow(axis, k, size) for k, weight in enumerate(weights))
+    return rgb.float().index_copy(0, index, image)
+
+
+def shift_colour(rgb: torch.Tensor, how: Augmentation, keys: np.ndarray) -> torch.Tensor:
+    """Exposure, contrast about the mean, saturation and white balance of (B, 3, H, W), 0 to 255; float32 comes back."""
+    if not any((how.brightness, how.contrast, how.saturation, how.white_balance)):
+        return rgb
+    rgb, draw = rgb.float(), normal(keys, COLOUR, 6)
+    gain = np.exp(draw[:, :1] * how.brightness + draw[:, 3:] * how.white_balance)
+    contrast, saturation = np.exp(draw[:, 1:2] * how.contrast), np.exp(draw[:, 2:3] * how.saturation)
+    own, of_grey, of_mean = gain * contrast * saturation, gain * contrast * (1 - saturation), gain * (1 - contrast)
+    numbers = _numbers(np.concatenate([own, of_grey, of_mean], 1), rgb.device)
+    own, of_grey, of_mean = numbers.view(3, 3, len(rgb), 1, 1).transpose(1, 2)
+    grey = (rgb[:, :1] + rgb[:, 1:2] + rgb[:, 2:]) / 3
+    # whole numbers below 2^24, as long as a picture has at most 256 x 256: exact in whatever order they are summed
+    mean = grey.round().sum((2, 3), keepdim=True) / grey[0].numel()
     # gain * (mean + contrast * (grey + saturation * (rgb - grey) - mean)), with few passes over the pixels
-    pale = (grey * (contrast * (1 - saturation)) + mean * (1 - contrast)) * gain
-    return rgb * (gain * contrast * saturation) + pale
+    return (rgb * own).addcmul_(grey, of_grey).add_(mean * of_mean)
 
 
-def disturb_depth(depth: torch.Tensor, depth_per_px: torch.Tensor, how: Augmentation, random: torch.Generator):
-    """Noise, a tilted plane and lost readings added to depth (B, 1, H, W); what was no reading stays none."""
-    n, height, width = len(depth), *depth.shape[2:]
-    options = {"generator": random, "device": depth.device}
-    scale = depth_per_px[:, None, None, None]
-    slope = torch.randn(n, 2, 1, 1, **options) * how.depth_tilt
-    x = torch.arange(width, device=depth.device) - (width - 1) / 2
-    y = torch.arange(height, device=depth.device)[:, None] - (height - 1) / 2
-    change = slope[:, :1] * x + slope[:, 1:] * y + torch.randn(depth.shape, **options) * how.depth_noise_px
-    lost = torch.rand(depth.shape, **options) < how.hole_share
+def disturb_depth(depth: torch.Tensor, depth_per_px: torch.Tensor, how: Augmentation, keys: np.ndarray) -> torch.Tensor:
+    """Tilt, noise, rounding and lost readings for depth (B, 1, H, W); what was no reading stays none."""
+    if not any((how.depth_tilt, how.depth_noise_px, how.quantisation_px, how.hole_share)):
+        return depth
+    (height, width), device = depth.shape[2:], depth.device
+    reading, unit = depth > 0, depth_per_px[:, None, None, None]
+    if how.depth_tilt:
+        x, y = _axes(height, width, device)
+        across, down = _numbers(normal(keys, TILT, 2) * how.depth_tilt, device)
+        depth = depth + (across * x + down * y)[:, None] * unit
+    if how.depth_noise_px or how.hole_share:  # 16 bits of each word for noise, 16 for holes
+        words = pixel_words(keys, height, width, device)
+    if how.depth_noise_px:
+        noise = _normal_table(device).index_select(0, ((words >> 16) & 0xFFFF).flatten()).view_as(depth)
+        depth = depth.addcmul(noise, unit * how.depth_noise_px)
+    if how.quantisation_px:
+        step = _numbers(uniform(keys, QUANTISATION, 1) * how.quantisation_px, device)[0][:, None] * unit
+        depth = (depth / step).round_() * step
+    if how.hole_share:
+        reading = reading & ((words & 0xFFFF) >= round(how.hole_share * 65536))
     # readings are > 0 by contract; a change can be larger than the depth itself only where depth is unit-less
-    return torch.where((depth > 0) & ~lost, (depth + change * scale).clamp_min(1e-3), 0)
+    return torch.where(reading, depth.clamp_min(1e-3), 0)
 
 
-def patches(image: torch.Tensor, how: Augmentation, random: torch.Generator) -> torch.Tensor:
-    """(B, 1, H, W) bool: a rectangle at a random place in `how.erase` of the images, none in the others."""
-    n, height, width = len(image), *image.shape[2:]
-    draw = torch.rand(n, 5, generator=random, device=image.device)[:, :, None, None]  # (B, 5, 1, 1)
-    x = torch.arange(width, device=image.device) / width
-    y = torch.arange(height, device=image.device)[:, None] / height
-    half_width, half_height = ((0.3 + 0.7 * draw[:, k]) * how.erase_size / 2 for k in (1, 2))
-    inside = ((x - draw[:, 3]).abs() < half_width) & ((y - draw[:, 4]).abs() < half_height)
-    return (inside & (draw[:, 0] < how.erase))[:, None]
+def erase(image: torch.Tensor, fill: np.ndarray, how: Augmentation, keys: np.ndarray, purpose: int) -> torch.Tensor:
+    """(B, C, H, W) with a rectangle of colour fill (B, C) at a random place in `how.erase` of the images."""
+    draw, (height, width) = uniform(keys, purpose, 5), image.shape[2:]
+    chosen = np.flatnonzero(draw[:, 0] < how.erase)
+    if not len(chosen):
+        return image
+    index = torch.from_numpy(chosen).to(image.device, non_blocking=True)
+    sizes, middle = (0.3 + 0.7 * draw[chosen, 1:3]) * how.erase_size / 2, draw[chosen, 3:] - 0.5
+    numbers = np.concatenate([sizes * [width, height], middle * [width, height]], 1)
+    half_width, half_height, right, down = _numbers(numbers, image.device)
+    x, y = _axes(height, width, image.device)
+    inside = ((x - right).abs() < half_width) & ((y - down).abs() < half_height)
+    colour = _numbers(fill[chosen], image.device).transpose(0, 1).to(image.dtype)
+    return image.index_copy(0, index, torch.where(inside[:, None], colour, image[index]))
+
+
+def _numbers(values: np.ndarray, device) -> torch.Tensor:
+    """(B, n) numbers of pairs as (n, B, 1, 1) float32: unpacked, each number goes with (B, H, W)."""
+    values = torch.from_numpy(np.ascontiguousarray(values.T, np.float32))
+    return values.to(device, non_blocking=True)[:, :, None, None]
+
+
+def _axes(height: int, width: int, device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(W,) and (H, 1) float32: right and down of the middle of the picture, pixels."""
+    x, y = (torch.arange(n, dtype=torch.float32, device=device) - (n - 1) / 2 for n in (width, height))
+    return x, y[:, None]
+
+
+def _sample(image: torch.Tensor, x: torch.Tensor, y: torch.Tensor, mode: str) -> torch.Tensor:
+    """(B, C, H, W) read at x, y (B, H, W) pixels from the middle: from beyond the border its value if bilinear, else 0."""
+    height, width = image.shape[2:]
+    grid = torch.stack([x * (2 / width), y * (2 / height)], 3)
+    return F.grid_sample(image, grid, mode, "border" if mode == "bilinear" else "zeros", align_corners=False)

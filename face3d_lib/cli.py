@@ -45,6 +45,18 @@ def run(
 
 
 @app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="YAML grid; see sweeps/")],
+    name: Annotated[str, typer.Argument(metavar="RUN", help="run that holds the data and, nested, all runs")],
+    jobs: Annotated[int, typer.Option(min=1, help="runs side by side")] = 1,
+):
+    """Train many settings over one data set; what is done is not done again, and a failure does not stop the others."""
+    from .sweep import run_sweep
+
+    raise typer.Exit(run_sweep(file, name, jobs))
+
+
+@app.command()
 def demo(
     data: Annotated[
         Path | None,

@@ -1,4 +1,4 @@
-"""Depth as a network can use it: relative, without holes, in crop pixels, as surface normals.
+"""Depth as a network can use it: relative, without holes, in crop pixels, as surface normals; see ENCODINGS.
 
 Everything here works on batches (B, 1, H, W), float32, on the device that the batch is on. Canonical depth
 comes in (larger = farther, 0 = no reading) and is divided by `depth_per_px`, the depth units that one crop
@@ -10,29 +10,44 @@ template W is about 200 mm: the eyes are 35 px apart, on average 63 mm in life (
 5291).
 """
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
+
+from .atomic import UserError
 
 REACH = 0.55  # of W (110 mm): a reading farther from the reference, before or behind, is not the face
 UNIT = 0.3  # of W (60 mm): the length that becomes 1 in an encoding
 CLIP = 1.5  # encoded depth ends at +-CLIP; a place without any surface is -CLIP
 FILL_STEPS = 3  # a hole is filled from blocks of 2, 4 and 8 px; what has no reading in them is background
+NOSE_RANGE = 100.0  # mm behind the nose at which nose_depth ends: about where the ears are
+NOSE_SHARE = 0.01  # of the central pixels may be nearer than what counts as the nose: noise, stray points
 
 
 def relative_depth(depth: torch.Tensor, depth_per_px: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Depth relative to the face, in crop pixels, nearer = larger, and which of it is face (bool).
 
     The reference is the median of the readings in the central half of the crop (rows and columns); a pair
-    without readings there has an empty mask. depth: (B, 1, H, W) canonical; depth_per_px: (B,). Both results: (B, 1, H, W).
+    without readings there has an empty mask. depth: (B, 1, H, W) canonical; depth_per_px: (B,). Both results:
+    (B, 1, H, W).
     """
-    height, width = depth.shape[2:]
-    top, left = height // 4, width // 4
-    centre = depth[:, 0, top : height - top, left : width - left].flatten(1)
+    centre = central(depth)
     # the median of an empty centre is NaN, and nothing compares as near to NaN
     reference = torch.where(centre > 0, centre, torch.nan).nanmedian(1).values[:, None, None, None]
     relative = (reference - depth) / depth_per_px[:, None, None, None]
-    valid = (depth > 0) & (relative.abs() < REACH * width)
+    valid = (depth > 0) & (relative.abs() < REACH * depth.shape[-1])
     return torch.where(valid, relative, 0), valid
+
+
+def central(image: torch.Tensor) -> torch.Tensor:
+    """The central half (rows and columns) of one channel, (B, 1, H, W) -> (B, n): where the nose is."""
+    height, width = image.shape[2:]
+    top, left = height // 4, width // 4
+    return image[:, 0, top : height - top, left : width - left].flatten(1)
 
 
 def fill_holes(surface: torch.Tensor, valid: torch.Tensor, background: float) -> torch.Tensor:
@@ -54,24 +69,9 @@ def fill_holes(surface: torch.Tensor, valid: torch.Tensor, background: float) ->
     return filled
 
 
-def normals(surface: torch.Tensor) -> torch.Tensor:
-    """(B, 2, H, W): x (image right) and y (image down) of the unit normal that points out of the face.
-
-    surface: (B, 1, H, W) crop pixels, nearer = larger. Central differences in orthographic view: (-dz/dx,
-    -dz/dy, 1) over its length. The outermost rows and columns, which have one neighbour only, get slope 0
-    across the border.
-    """
-    slope_x = F.pad((surface[..., 2:] - surface[..., :-2]) / 2, (1, 1))
-    slope_y = F.pad((surface[..., 2:, :] - surface[..., :-2, :]) / 2, (0, 0, 1, 1))
-    return torch.cat([-slope_x, -slope_y], 1) * torch.rsqrt(slope_x**2 + slope_y**2 + 1)
-
-
-def face_surface(depth: torch.Tensor, depth_per_px: torch.Tensor) -> torch.Tensor:
-    """The face as one surface without holes, (B, 1, H, W) crop pixels, nearer = larger, lightly smoothed (3 x
-    3, twice).
-    """
-    relative, valid = relative_depth(depth, depth_per_px)
-    surface = fill_holes(relative, valid, background=-CLIP * UNIT * depth.shape[-1])
+def smooth_surface(relative: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """What `relative_depth` gives, filled where near a reading, background elsewhere, smoothed (3 x 3, twice)."""
+    surface = fill_holes(relative, valid, background=-CLIP * UNIT * relative.shape[-1])
     surface = F.pad(surface, (2, 2, 2, 2), mode="replicate")
     for _ in range(2):  # sums of slices: on a CPU a third of the time of avg_pool2d
         surface = surface[..., :-2] + surface[..., 1:-1] + surface[..., 2:]
@@ -79,18 +79,138 @@ def face_surface(depth: torch.Tensor, depth_per_px: torch.Tensor) -> torch.Tenso
     return surface / 81
 
 
-def encode_depth(depth: torch.Tensor, depth_per_px: torch.Tensor) -> torch.Tensor:
-    """(B, 1, H, W):
+def face_surface(depth: torch.Tensor, depth_per_px: torch.Tensor) -> torch.Tensor:
+    """The face as one smooth surface without holes, (B, 1, H, W) crop pixels, nearer = larger."""
+    return smooth_surface(*relative_depth(depth, depth_per_px))
 
-    relative depth, holes filled, 1 = UNIT of the crop's width nearer than the face's median, clipped.
+
+def normals(surface: torch.Tensor) -> torch.Tensor:
+    """(B, 3, H, W): x (image right), y (image down), z (to the camera) of the unit normal out of the face.
+
+    surface: (B, 1, H, W) crop pixels, nearer = larger. Central differences in orthographic view: (-dz/dx,
+    -dz/dy, 1) over its length. The outermost rows and columns, which have one neighbour only, get slope 0
+    across the border.
     """
-    return (face_surface(depth, depth_per_px) / (UNIT * depth.shape[-1])).clamp(-CLIP, CLIP)
+    slope_x = F.pad((surface[..., 2:] - surface[..., :-2]) / 2, (1, 1))
+    slope_y = F.pad((surface[..., 2:, :] - surface[..., :-2, :]) / 2, (0, 0, 1, 1))
+    length = torch.rsqrt(slope_x**2 + slope_y**2 + 1)
+    return torch.cat([-slope_x * length, -slope_y * length, length], 1)
+
+
+def scaled(surface: torch.Tensor) -> torch.Tensor:
+    """Crop pixels -> UNIT of the crop's width, clipped to +-CLIP; the same shape."""
+    return (surface / (UNIT * surface.shape[-1])).clamp(-CLIP, CLIP)
+
+
+# -- the encodings: canonical depth (B, 1, H, W), depth_per_px (B,) -> (B, channels, H, W) float32
+
+
+def encode_depth(depth: torch.Tensor, depth_per_px: torch.Tensor) -> torch.Tensor:
+    """Relative depth, holes filled: 1 is UNIT of the crop's width nearer than the face's median, ends at +-CLIP."""
+    return scaled(face_surface(depth, depth_per_px))
+
+
+def encode_depth_mask(depth: torch.Tensor, depth_per_px: torch.Tensor) -> torch.Tensor:
+    """Relative depth as measured, in the unit of `encode_depth`, and 1 where there is a reading of the face, else 0.
+
+    Depth is 0 in a hole, which is the face's median: the mask alone tells the two apart. A network can weigh
+    by such a mask (Uhrig et al. 2017, Sparsity Invariant CNNs, whose baseline stacks it). Not smoothed.
+    """
+    relative, valid = relative_depth(depth, depth_per_px)
+    return torch.cat([scaled(relative), valid.to(relative.dtype)], 1)
+
+
+def encode_nose_depth(depth: torch.Tensor, depth_per_px: torch.Tensor) -> torch.Tensor:
+    """Metric depth from the nose back, holes filled: 1 at the nose or nearer, 0 at NOSE_RANGE mm behind it.
+
+    The nose is the nearest reading in the central half of the crop, NOSE_SHARE of its pixels left out. Where
+    fewer than these hold a reading all is 0. Unlike `encode_depth` it tells a large head from a small one.
+    Measuring from the nose tip: Mian, Bennamoun and Owens 2007, IEEE PAMI 29(11), who keep 80 mm around it.
+    """
+    relative, valid = relative_depth(depth, depth_per_px)
+    centre = central(torch.where(valid, relative, -torch.inf))
+    nose = centre.topk(math.ceil(NOSE_SHARE * centre.shape[1])).values[:, -1, None, None, None]
+    nose = torch.where(nose.isfinite(), nose, torch.inf)  # from a nose that is not there all is infinitely far
+    surface = smooth_surface(relative, valid)
+    return (1 - (nose - surface) * depth_per_px[:, None, None, None] / NOSE_RANGE).clamp(0, 1)
+
+
+def encode_minmax(depth: torch.Tensor, depth_per_px: torch.Tensor) -> torch.Tensor:
+    """The crop's farthest reading 0, its nearest 1, holes 0, as in 2019. One stray reading moves all others."""
+    reading = depth > 0
+    near = torch.where(reading, depth, torch.inf).amin((1, 2, 3), keepdim=True)
+    far = depth.amax((1, 2, 3), keepdim=True)
+    span = torch.where(far > near, far - near, 1)  # a plane, or no reading: 0 everywhere
+    return torch.where(reading, (far - depth) / span, 0)
+
+
+def encode_normals(depth: torch.Tensor, depth_per_px: torch.Tensor) -> torch.Tensor:
+    """The unit normal's x, y and z, of the filled surface (normal maps: Abate et al. 2005, ICIP)."""
+    return normals(face_surface(depth, depth_per_px))
 
 
 def encode_normals_depth(depth: torch.Tensor, depth_per_px: torch.Tensor) -> torch.Tensor:
-    """(B, 3, H, W):
+    """The normal's x and y (z follows from them), and the relative depth of `encode_depth`."""
+    surface = face_surface(depth, depth_per_px)
+    return torch.cat([normals(surface)[:, :2], scaled(surface)], 1)
 
-    the normal's x and y, and the relative depth of `encode_depth`. For mm and for unit-less depth alike.
+
+def encode_depth_angles(depth: torch.Tensor, depth_per_px: torch.Tensor) -> torch.Tensor:
+    """The relative depth of `encode_depth`, and azimuth and elevation of the normal in right angles, -1 ... 1.
+
+    Azimuth is 1 where the skin faces image right, elevation 1 where it faces up, both 0 where it faces the
+    camera. Depth, azimuth and elevation as three channels: Gilani and Mian 2018 (FR3DNet, CVPR). They turn
+    about the line of sight, where azimuth jumps as soon as the skin faces the camera; ours turns about the
+    vertical, which never jumps.
     """
     surface = face_surface(depth, depth_per_px)
-    return torch.cat([normals(surface), (surface / (UNIT * depth.shape[-1])).clamp(-CLIP, CLIP)], 1)
+    x, y, z = normals(surface).split(1, 1)
+    angles = torch.cat([torch.atan2(x, z), torch.atan2(-y, torch.hypot(x, z))], 1) / (math.pi / 2)
+    return torch.cat([scaled(surface), angles], 1)
+
+
+def encode_xyz(depth: torch.Tensor, depth_per_px: torch.Tensor) -> torch.Tensor:
+    """The place in space of each pixel: x (right) and y (down) from the crop's middle, and z, that of `encode_depth`.
+
+    All in UNIT of the crop's width. Seen orthographically x and y are the same in every crop: what they add is
+    where on the face a filter stands (coordinate channels: Liu et al. 2018, CoordConv; map of positions: Feng
+    et al. 2018, PRNet, ECCV).
+    """
+    z = encode_depth(depth, depth_per_px)
+    height, width = z.shape[2:]
+    x = (torch.arange(width, device=z.device) - (width - 1) / 2) / (UNIT * width)
+    y = (torch.arange(height, device=z.device) - (height - 1) / 2) / (UNIT * width)
+    return torch.cat([x.expand_as(z), y[:, None].expand_as(z), z], 1)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How depth enters a network."""
+
+    function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # depth, depth_per_px -> (B, channels, H, W)
+    channels: int
+    unit: Literal["any", "mm"]  # the unit of depth that it needs to mean something
+
+
+ENCODINGS = {
+    "depth": Encoding(encode_depth, 1, "any"),
+    "depth_mask": Encoding(encode_depth_mask, 2, "any"),
+    "nose_depth": Encoding(encode_nose_depth, 1, "mm"),
+    "minmax": Encoding(encode_minmax, 1, "any"),
+    "normals": Encoding(encode_normals, 3, "any"),
+    "normals_depth": Encoding(encode_normals_depth, 3, "any"),
+    "depth_angles": Encoding(encode_depth_angles, 3, "any"),
+    "xyz": Encoding(encode_xyz, 3, "any"),
+}
+
+
+def require_meaning(encoding: str, depth_unit: str) -> None:
+    """UserError unless `encoding` means something for depth in `depth_unit` ("mm" or "pixel"); it names those that do."""
+    fitting = [name for name, e in ENCODINGS.items() if e.unit in ("any", depth_unit)]
+    if encoding not in ENCODINGS:
+        raise UserError(f"encoding {encoding!r}: there is none of this name: use one of {', '.join(fitting)}")
+    if encoding not in fitting:
+        raise UserError(
+            f"encoding {encoding!r} measures in mm, and depth in {depth_unit!r} has no length in life: "
+            f"use one of {', '.join(fitting)}"
+        )

@@ -190,6 +190,24 @@ def plot_training(ax, history: pd.DataFrame):
 # -- embeddings
 
 
+def plot_settings(ax, table: pd.DataFrame, column: str, label: str):
+    """A row for each setting, sorted by the mean of `column`: a dot for each seed, a bar at the mean.
+
+    table: columns setting, seed and `column`. Axes that share y are sorted by the first.
+    """
+    means = table.groupby("setting", sort=False)[column].mean()
+    shared = [other for other in ax.get_shared_y_axes().get_siblings(ax) if other is not ax and other.lines]
+    order = [text.get_text() for text in shared[0].get_yticklabels()] if shared else list(means.sort_values().index)
+    for place, setting in enumerate(order):
+        values = table.loc[table["setting"] == setting, column]
+        ax.plot(values, [place] * len(values), "o", color=BLUE, alpha=0.6, markersize=6)
+        ax.plot([means[setting]] * 2, [place - 0.3, place + 0.3], "-", color=RED)
+    ax.set_yticks(range(len(order)), order)
+    ax.set_ylim(len(order) - 0.5, -0.5)
+    ax.set_xlabel(label)
+    return ax
+
+
 def tsne(vectors, seed: int = 0) -> np.ndarray:
     """t-SNE (van der Maaten and Hinton 2008) of unit vectors (N, D) by cosine: (N, 2). Needs N >= 4."""
     from sklearn.manifold import TSNE  # a second of import that only this needs

@@ -1,12 +1,14 @@
-"""The one training loop: any embedder, any loss called as loss(embeddings, labels), on a laptop or a GPU.
+"""The one training loop: any embedder, any loss called as loss(embeddings, labels), on a laptop or a GPU box.
 
-Everything random is a function of (seed, epoch, step), and the learning rate of the step alone, so a run that
-was killed and started again goes on from its last checkpoint and ends with the weights of a run that was
-never stopped: on CPU with the same number of threads, bit for bit.
+Everything random is a function of (seed, epoch, pair) or (seed, step), and the learning rate of the step alone, so
+a run that was killed and started again goes on from its last checkpoint and ends with the weights of a run that was
+never stopped: on CPU with the same number of threads, bit for bit. Under torchrun every process takes its share of
+the same batches, and the loss sees the embeddings of all of them: N processes compute what one would.
 """
 
 import copy
 import hashlib
+import io
 import json
 import math
 import os
@@ -23,40 +25,61 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
+import torch.distributed
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 from torch import nn
+from torch.distributed.nn.functional import all_gather
 from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
-from .atomic import UserError, replacing, write_text
-from .batches import STEP, Augmentation, epoch_batches, random_stream, train_batches
+from .atomic import UserError, plain, require_space, write_bytes, write_json, write_text
+from .batches import STEP, Augmentation, epoch_batches, person_batches, random_stream, train_batches
+from .depth import require_meaning
 from .embedder import Embedder
+from .losses import describe
 from .pack import Pack
+
+DIGEST = 32  # bytes of SHA-256 at the end of a checkpoint
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How to train; the defaults are the recipe of the notebooks."""
+    """How to train; the defaults are the recipe of the notebooks, `RECIPE_2019` that of the project before."""
 
     epochs: int = 12
-    batch_size: int = 32
+    batch_size: int = 32  # pairs in one step, over all processes together
+    per_person: int = 0  # pictures of each person in a batch (P x K batches); 0: pairs in any order
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     lr: float = 6e-3  # the highest, after the warm-up
-    warmup: float = 0.2  # share of the steps, rising linearly from 0; then half a cosine down to 0
+    schedule: Literal["cosine", "step"] = "cosine"  # step: a tenth after every 7 epochs
+    warmup: float = 0.2  # share of the steps, rising linearly from 0
     weight_decay: float = 0.05  # of matrices and filters; not of biases and normalisation
-    clip_norm: float = 5.0  # longest gradient
+    clip_norm: float = 5.0  # longest gradient; 0: any length
     branch_weight: float = 0.5  # of the losses on single branches, where the embedder has several
     seed: int = 0
     precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 where the processor computes in it
+    compile: bool = False  # torch.compile of the branches: minutes at the start, faster steps on a GPU
     save_seconds: float = 60.0  # between checkpoints within an epoch; one is written after each epoch anyway
 
 
+# SGD as in the project of 2019: 1e-3, momentum .9, a tenth every 7 epochs, batches of 16, nothing else
+RECIPE_2019 = FitSettings(
+    epochs=25, batch_size=16, optimizer="sgd", lr=1e-3, schedule="step", warmup=0, weight_decay=0, clip_norm=0,
+    precision="float32",
+)  # fmt: skip
+
+
 class Objective(nn.Module):
-    """Embedder and loss as one module, (batch, labels) -> (loss, embeddings (B, D) float32).
+    """Embedder and loss as one module, (batch, labels) -> (loss, embeddings (B, D) float32, labels (B,)).
 
     An embedder of several branches gets a copy of the loss, with weights of its own, on each branch's
     embedding. Losses run outside autocast: pytorch-metric-learning would turn their weights to bf16 for good
-    (its issues 293 and 710).
+    (its issues 293 and 710). Among several processes the loss, on each of them, is that of the whole batch, so
+    pairs and triplets reach over all of it and B is its size; the mean over processes that follows makes the gradient
+    exactly that of one process. (DistributedLossWrapper of that library covers some losses, and with
+    efficient=True another gradient.)
     """
 
     def __init__(self, embedder: Embedder, loss: nn.Module, branch_weight: float):
@@ -66,12 +89,30 @@ class Objective(nn.Module):
         self.branch_losses = nn.ModuleList(copy.deepcopy(loss) for _ in range(extra))
 
     def forward(self, batch, labels):
-        together, *single = self.embedder.branches(batch)
+        together, *single = (of_all_processes(vectors.float()) for vectors in self.embedder.branches(batch))
+        labels = of_all_processes(labels)
         with torch.autocast(together.device.type, enabled=False):
-            total = self.loss(together.float(), labels)
+            total = self.loss(together, labels)
             for loss, embeddings in zip(self.branch_losses, single[: len(self.branch_losses)], strict=True):
-                total = total + self.branch_weight * loss(embeddings.float(), labels)
-        return total, together.detach().float()
+                total = total + self.branch_weight * loss(embeddings, labels)
+        return total, together.detach(), labels
+
+
+def of_all_processes(values: torch.Tensor) -> torch.Tensor:
+    """`values` (b, ...) of all processes, joined in the order of their ranks; gradients flow back to each."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return values
+    count = torch.tensor([len(values)], device=values.device)
+    counts = [torch.zeros_like(count) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(counts, count)  # shares of a batch may differ by a pair
+    most = max(int(c) for c in counts)
+    padded = torch.cat([values, values.new_zeros(most - len(values), *values.shape[1:])])
+    if values.is_floating_point():
+        parts = all_gather(padded)
+    else:
+        parts = [torch.zeros_like(padded) for _ in counts]
+        torch.distributed.all_gather(parts, padded)
+    return torch.cat([part[: int(c)] for part, c in zip(parts, counts, strict=True)])
 
 
 def fit(
@@ -89,52 +130,84 @@ def fit(
     """Train `embedder` and `loss` in place; both end with the weights of the best epoch.
 
     train, evaluation: (rows of the pack (n,), labels (n,) 0..C-1). The best epoch has the highest closed-set
-    accuracy on `evaluation`, the last of equals; without such rows, or with a loss without `get_logits`, it
-    is the last epoch.
+    accuracy on `evaluation`, the last of equals; without such rows it is the last epoch.
 
-    Returns a row per epoch: epoch, loss, train_accuracy, eval_accuracy (NaN where it cannot be had), lr,
-    images_per_second, seconds. In `folder`: metrics.jsonl (the same), tensorboard/, last.pt (to resume from),
-    best.pt. Called again with the same arguments it resumes, or returns at once when it was done. UserError:
-    other arguments than those of last.pt (it lists which), a loss that is not finite (last.pt stays good), a
-    device that is not there.
+    Returns a row per epoch: epoch, loss, train_accuracy (NaN for a loss without `get_logits`), eval_accuracy (NaN
+    without evaluation rows), lr, images_per_second, data_share (of the time, waiting for data), seconds, and what the
+    loss's `watch()` gives. In `folder`: metrics.jsonl (the same), tensorboard/, last.pt (to resume from), best.pt.
+    Called again with the same arguments it resumes, or returns at once when it was done. UserError: other arguments
+    than those of last.pt (it lists which), an altered last.pt, a loss that is not finite (last.pt stays good,
+    bad_step.json names the pairs), a device that is not there, too little memory or disk, one person in training.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_training(embedder, pack, train)
     accelerator = make_accelerator(settings.precision, device)
+    folder = Path(broadcast_object_list([str(folder)])[0])  # that of rank 0
+    folder.mkdir(parents=True, exist_ok=True)
     objective = Objective(embedder, loss, settings.branch_weight)
     objective.to(accelerator.device, memory_format=torch.channels_last)
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # torch has it for GPUs alone
     optimizer = make_optimizer(objective, settings)
     identity = identify(objective, pack, train, evaluation, settings, augmentation)
     state = load_checkpoint(folder / "last.pt", objective, optimizer, identity)
+    accelerator.wait_for_everyone()
     pack = pack.resident(accelerator.device)
+    if settings.compile:
+        for branch in embedder.branch:
+            branch.compile()
     model, wrapped = accelerator.prepare(objective, optimizer)
-    steps = len(epoch_batches(len(train[0]), settings.batch_size, settings.seed, 0))
-    board = SummaryWriter(folder / "tensorboard", purge_step=state.epoch * steps)
+    steps, main = steps_of(train, settings), accelerator.is_main_process
+    board = SummaryWriter(folder / "tensorboard", purge_step=state.epoch * steps) if main else None
 
     def save():
-        save_checkpoint(folder / "last.pt", objective, optimizer, identity, state)
+        if main:
+            save_checkpoint(folder / "last.pt", objective, optimizer, identity, state)
 
     total, done = settings.epochs * steps, state.epoch * steps + state.step
-    with tqdm(total=total, initial=done, disable=not progress) as bar, stops_between_steps() as stop:
+    with (
+        tqdm(total=total, initial=done, disable=not (progress and main)) as bar,
+        stops_between_steps() as stop,
+        memory_errors(settings),
+    ):
         while state.epoch < settings.epochs:
             bar.set_description(f"epoch {state.epoch + 1}/{settings.epochs}")
-            train_epoch(accelerator, model, wrapped, pack, train, settings, augmentation, state, save, bar, stop)
+            train_epoch(
+                accelerator, model, wrapped, pack, train, settings, augmentation, state, save, bar, stop, folder
+            )
             if stop:
                 break
-            accuracy = closed_set_accuracy(embedder, loss, pack, *evaluation)
-            row = state.close_epoch(accuracy, optimizer.param_groups[0]["lr"])
-            for name in ("loss", "train_accuracy", "eval_accuracy", "lr", "images_per_second"):
-                board.add_scalar(name, row[name], state.epoch * steps)
-            if row["best"]:
-                with replacing(folder / "best.pt") as path:
-                    torch.save(objective.state_dict(), path)
-            save()
-            lines = [json.dumps(_without_nan(row)) for row in state.history]
-            write_text(folder / "metrics.jsonl", "\n".join(lines) + "\n")
-    board.close()
-    objective.load_state_dict(torch.load(folder / "best.pt", accelerator.device, weights_only=True))
+            accuracy = closed_set_accuracy(embedder, loss, pack, *evaluation, train=train, accelerator=accelerator)
+            watched = loss.watch() if hasattr(loss, "watch") else {}
+            row = state.close_epoch(accuracy, optimizer.param_groups[0]["lr"], watched)
+            if main:
+                for name, value in row.items():
+                    board.add_scalar(name, value, state.epoch * steps)
+                if row["best"]:
+                    write_checkpoint(folder / "best.pt", objective.state_dict())
+                save()
+                lines = [json.dumps(plain(row)) for row in state.history]
+                write_text(folder / "metrics.jsonl", "\n".join(lines) + "\n")
+    if board:
+        board.close()
+    accelerator.wait_for_everyone()
+    if state.epoch == settings.epochs:
+        objective.load_state_dict(read_checkpoint(folder / "best.pt", accelerator.device))
     embedder.eval()
     return pd.DataFrame(state.history)
+
+
+def steps_of(train, settings: FitSettings) -> int:
+    """Steps of an epoch: nothing is dropped."""
+    return max(1, -(-len(train[0]) // settings.batch_size))
+
+
+def check_training(embedder: Embedder, pack: Pack, train) -> None:
+    """UserError where training would mean nothing: one person alone, or an encoding that the depth has no unit for."""
+    if len(np.unique(train[1])) < 2:
+        raise UserError(f"{len(np.unique(train[1]))} person to train on: nobody to be told apart from; add people")
+    unit = pack.info.get("source", {}).get("depth_unit")
+    if unit and embedder.architecture.modality != "rgb":
+        require_meaning(embedder.architecture.encoding, unit)
 
 
 @dataclass
@@ -145,18 +218,20 @@ class State:
     step: int = 0  # of this epoch
     totals: tuple = (0.0, 0.0, 0.0)  # of this epoch: loss x pairs, pairs recognised, pairs
     seconds: float = 0.0  # of this epoch
+    waited: float = 0.0  # of these, for data
     best: float = -1.0
     history: list = field(default_factory=list)
 
-    def close_epoch(self, eval_accuracy: float, lr: float) -> dict:
+    def close_epoch(self, eval_accuracy: float, lr: float, watched: dict) -> dict:
         """The history's row of the epoch just done; the state moves to the start of the next."""
         loss, right, n = self.totals
         best = not eval_accuracy < self.best  # without an accuracy (NaN) the last epoch is the best
-        row = {"epoch": self.epoch + 1, "loss": loss / n, "train_accuracy": right / n}
+        row = {"epoch": self.epoch + 1, "loss": loss / n, "train_accuracy": right / n if right >= 0 else math.nan}
         row |= {"eval_accuracy": eval_accuracy, "lr": lr, "images_per_second": n / self.seconds}
-        row |= {"seconds": self.seconds, "best": best}
+        row |= {"data_share": self.waited / self.seconds, "seconds": self.seconds, "best": best, **watched}
         self.history.append(row)
-        self.epoch, self.step, self.totals, self.seconds = self.epoch + 1, 0, (0.0, 0.0, 0.0), 0.0
+        self.epoch, self.step, self.totals = self.epoch + 1, 0, (0.0, 0.0, 0.0)
+        self.seconds = self.waited = 0.0
         self.best = eval_accuracy if best else self.best
         return row
 
@@ -177,24 +252,42 @@ def stops_between_steps() -> Iterator[list[int]]:
             os.kill(os.getpid(), signals[0])
 
 
-def train_epoch(accelerator, model, optimizer, pack, train, settings, augmentation, state, save, bar, stop) -> None:
+@contextmanager
+def memory_errors(settings: FitSettings) -> Iterator[None]:
+    """Too little memory as one line that says what to lower."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        said = any(words in str(error) for words in ("out of memory", "not enough memory", "can't allocate memory"))
+        if not said and not isinstance(error, MemoryError):
+            raise
+        fix = f"lower batch_size (now {settings.batch_size}) or the size of the network or its input"
+        raise UserError(f"out of memory: {fix}; the same command then goes on or starts anew") from error
+
+
+def train_epoch(
+    accelerator, model, optimizer, pack, train, settings, augmentation, state, save, bar, stop, folder
+) -> None:
     """The steps of one epoch that `state` has not seen yet; `state` is brought to its end, or saved where `stop` fills."""
     device, seed, (rows, labels) = accelerator.device, settings.seed, train
-    steps = len(epoch_batches(len(rows), settings.batch_size, seed, 0))
+    steps = steps_of(train, settings)
     glance = 1 if device.type == "cpu" else 20  # reading a number waits for a GPU
+    alone = accelerator.num_processes == 1  # among several, all look at the same steps
     totals = torch.tensor(state.totals, dtype=torch.float64, device=device)
-    done, started = state.seconds, time.monotonic()
-    saved = started
+    clock = Clock(state.seconds, state.waited)
+    saved = time.monotonic()
     model.train()
+    options = {"first_step": state.step, "per_person": settings.per_person}
+    options |= {"rank": accelerator.process_index, "world": accelerator.num_processes}
     where = (settings.batch_size, seed, state.epoch, device)
-    for batch, target in train_batches(pack, rows, labels, *where, augmentation, first_step=state.step):
+    for batch, target in clock.waiting_for(train_batches(pack, rows, labels, *where, augmentation, **options)):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(state.epoch * steps + state.step, settings.epochs * steps, settings)
+            group["lr"] = learning_rate(state.epoch * steps + state.step, settings.epochs * steps, steps, settings)
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(random_stream(STEP, seed, state.epoch, state.step))  # dropout, miners
-            loss, embeddings = model(batch, target)
+            loss, embeddings, target = model(batch, target)
         accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm)
+        norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm or math.inf)
         optimizer.step()
         optimizer.zero_grad()
         right = (classify(accelerator.unwrap_model(model).loss, embeddings) == target).sum()
@@ -202,22 +295,71 @@ def train_epoch(accelerator, model, optimizer, pack, train, settings, augmentati
         totals += torch.stack([(loss.detach() + 0 * norm) * len(target), right, seen])  # a bad norm spoils it
         state.step += 1
         bar.update()
-        if state.step % glance == 0 or state.step == steps or stop:
+        if state.step % glance == 0 or state.step == steps or (stop and alone):
             state.totals = tuple(totals.tolist())
-            state.seconds = done + time.monotonic() - started
-            mean, share = state.totals[0] / state.totals[2], state.totals[1] / state.totals[2]
-            if not math.isfinite(mean):
-                raise UserError(
-                    f"epoch {state.epoch + 1}, step {state.step}: the loss or its gradient is not finite; "
-                    "last.pt holds a good state from before: lower lr, or raise warmup"
-                )
-            speed = state.totals[2] / state.seconds
-            bar.set_postfix(loss=f"{mean:.3f}", accuracy=f"{share:.3f}", images_s=f"{speed:.0f}")
-            if stop or (time.monotonic() - saved > settings.save_seconds and state.step < steps):
+            state.seconds, state.waited = clock.read()
+            if not math.isfinite(state.totals[0]):
+                _report_bad_step(folder, pack, train, settings, state, accelerator)
+            _show(bar, state)
+            if agreed_stop(stop, accelerator):
+                save()
+                return
+            if time.monotonic() - saved > settings.save_seconds and state.step < steps:
                 save()
                 saved = time.monotonic()
-            if stop:
+    if not hasattr(accelerator.unwrap_model(model).loss, "get_logits"):
+        state.totals = (state.totals[0], -1.0, state.totals[2])
+
+
+def agreed_stop(stop: list[int], accelerator) -> bool:
+    """Whether any process was asked to stop; then all stop after the same step, and none waits for another."""
+    if accelerator.num_processes == 1:
+        return bool(stop)
+    asked = torch.tensor([stop[0] if stop else 0], device=accelerator.device)
+    number = int(accelerator.gather(asked).max())
+    if number and not stop:
+        stop.append(number)
+    return bool(number)
+
+
+class Clock:
+    """Seconds since the epoch began, over all runs that worked at it, and how many of them went into waiting."""
+
+    def __init__(self, seconds: float, waited: float):
+        self.begun, self.waited = time.monotonic() - seconds, waited
+
+    def waiting_for(self, batches):
+        """Each of `batches`, the time until it is there counted."""
+        batches = iter(batches)
+        while True:
+            asked = time.monotonic()
+            batch = next(batches, None)
+            self.waited += time.monotonic() - asked
+            if batch is None:
                 return
+            yield batch
+
+    def read(self) -> tuple[float, float]:
+        return time.monotonic() - self.begun, self.waited
+
+
+def _show(bar, state: State) -> None:
+    loss, right, n = state.totals
+    speed, waiting = n / state.seconds, state.waited / state.seconds
+    bar.set_postfix(loss=f"{loss / n:.3f}", accuracy=f"{right / n:.3f}", images_s=f"{speed:.0f}", data=f"{waiting:.0%}")
+
+
+def _report_bad_step(folder, pack, train, settings, state, accelerator) -> None:
+    """Write bad_step.json with the pairs of the last step and raise UserError."""
+    if accelerator.is_main_process:
+        size, k, where = settings.batch_size, settings.per_person, (settings.seed, state.epoch)
+        steps = person_batches(train[1], size, k, *where) if k else epoch_batches(len(train[0]), size, *where)
+        pairs = [str(pack.index["pair_id"].iloc[row]) for row in train[0][steps[state.step - 1]]]
+        write_json(folder / "bad_step.json", {"epoch": state.epoch + 1, "step": state.step, "pairs": pairs})
+    raise UserError(
+        f"epoch {state.epoch + 1}, step {state.step}: the loss or its gradient is not finite (bad_step.json names the "
+        "pairs); last.pt holds a good state from before: lower lr or the margin, or raise warmup"
+    )
 
 
 def classify(loss: nn.Module, embeddings: torch.Tensor) -> torch.Tensor:
@@ -228,49 +370,79 @@ def classify(loss: nn.Module, embeddings: torch.Tensor) -> torch.Tensor:
         return loss.get_logits(embeddings.float()).argmax(1)
 
 
-def predict(embedder: Embedder, loss: nn.Module, pack: Pack, rows, batch_size: int = 128) -> np.ndarray:
-    """(n,) int64: the closed-set class 0..C-1 of the pairs at `rows`, in evaluation mode, float32."""
+def vectors_of(embedder: Embedder, pack: Pack, rows, batch_size: int = 128) -> torch.Tensor:
+    """(n, D) float32 embeddings of the pairs at `rows`, in evaluation mode, on the embedder's device."""
     device = next(embedder.parameters()).device
     embedder.eval()
-    found = np.empty(len(rows), np.int64)
     with torch.inference_mode():
-        for i in range(0, len(rows), batch_size):
-            batch = pack.batch(rows[i : i + batch_size], device)
-            found[i : i + batch_size] = classify(loss, embedder(batch)).cpu()
-    return found
+        parts = [
+            embedder(pack.batch(rows[i : i + batch_size], device)).float() for i in range(0, len(rows), batch_size)
+        ]
+    return torch.cat(parts) if parts else torch.empty(0, embedder.architecture.embedding_size, device=device)
 
 
-def closed_set_accuracy(embedder: Embedder, loss: nn.Module, pack: Pack, rows, labels) -> float:
-    """Share of `rows` whose class is found; NaN when there are none or the loss has no classes."""
-    if len(rows) == 0 or not hasattr(loss, "get_logits"):
+def predict(embedder: Embedder, loss: nn.Module, pack: Pack, rows, train=None) -> np.ndarray:
+    """(n,) int64: the closed-set class 0..C-1 of the pairs at `rows`.
+
+    By the loss's own weights where it has `get_logits`; else the class whose mean direction, over the embeddings of
+    `train` (rows, labels), is the nearest: that rule is open to every loss.
+    """
+    vectors = vectors_of(embedder, pack, rows)
+    if hasattr(loss, "get_logits"):
+        return classify(loss, vectors).cpu().numpy()
+    if train is None:
+        raise ValueError("a loss without get_logits names people by the means of `train`: give it")
+    means = class_means(vectors_of(embedder, pack, train[0]), torch.from_numpy(train[1]))
+    return (nn.functional.normalize(vectors) @ means.T).argmax(1).cpu().numpy()
+
+
+def class_means(vectors: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """(C, D) unit length: the mean direction of each class's vectors (n, D); labels (n,) 0..C-1."""
+    labels = labels.to(vectors.device)
+    sums = vectors.new_zeros(int(labels.max()) + 1, vectors.shape[1])
+    return nn.functional.normalize(sums.index_add(0, labels, nn.functional.normalize(vectors)))
+
+
+def closed_set_accuracy(
+    embedder: Embedder, loss: nn.Module, pack: Pack, rows, labels, train=None, accelerator=None
+) -> float:
+    """Share of `rows` whose class is found, each counted once by one of the processes; NaN when there are none."""
+    if len(rows) == 0:
         return math.nan
-    return float((predict(embedder, loss, pack, rows) == labels).mean())
+    rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    mine = slice(rank, None, world)
+    right = int((predict(embedder, loss, pack, rows[mine], train) == labels[mine]).sum()) if len(rows[mine]) else 0
+    if world > 1:
+        right = int(accelerator.gather(torch.tensor([right], device=accelerator.device)).sum())
+    return right / len(rows)
 
 
-def learning_rate(step: int, steps: int, settings: FitSettings) -> float:
-    """Of step 0 <= step < steps: a linear rise over `warmup` of the steps, then half a cosine towards 0."""
-    rise = max(1, round(settings.warmup * steps))
+def learning_rate(step: int, steps: int, steps_per_epoch: int, settings: FitSettings) -> float:
+    """Of step 0 <= step < steps: a linear rise over `warmup` of the steps, then half a cosine towards 0, or steps."""
+    rise = round(settings.warmup * steps)
     if step < rise:
         return settings.lr * (step + 1) / rise
+    if settings.schedule == "step":
+        return settings.lr * 0.1 ** (step // steps_per_epoch // 7)
+    rise = max(1, rise)
     return settings.lr * 0.5 * (1 + math.cos(math.pi * (step + 1 - rise) / (steps + 1 - rise)))
 
 
 def make_optimizer(objective: Objective, settings: FitSettings) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019) that lets biases and normalisation keep their size."""
+    """AdamW (Loshchilov and Hutter 2019) or SGD with momentum 0.9; biases and normalisation keep their size."""
     parameters = [p for p in objective.parameters() if p.requires_grad]
     decayed, free = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
     groups = [
         {"params": decayed, "weight_decay": settings.weight_decay},
         {"params": free, "weight_decay": 0.0},
     ]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9)
     return torch.optim.AdamW(groups, lr=settings.lr)
 
 
 def make_accelerator(precision: str, device: str | None) -> Accelerator:
-    """A fresh Accelerator on `device` (None:
-
-    the GPU when there is one); a second one in a kernel would be refused.
-    """
+    """A fresh Accelerator on `device` (None: the GPU when there is one); a second one in a kernel would be refused."""
     if device not in (None, "cpu", "cuda"):
         raise UserError(f"device {device!r}: cpu or cuda expected")
     if device == "cuda" and not torch.cuda.is_available():
@@ -280,7 +452,10 @@ def make_accelerator(precision: str, device: str | None) -> Accelerator:
         pays = torch.cpu.get_capabilities().get("amx_bf16", False) if on_cpu else torch.cuda.is_bf16_supported()
         precision = "bf16" if pays else "float32"
     AcceleratorState._reset_state(True)
-    return Accelerator(cpu=on_cpu, mixed_precision="bf16" if precision == "bf16" else "no")
+    accelerator = Accelerator(cpu=on_cpu, mixed_precision="bf16" if precision == "bf16" else "no")
+    if accelerator.num_processes != (wanted := int(os.environ.get("WORLD_SIZE", 1))):
+        raise UserError(f"{wanted} processes were started and {accelerator.num_processes} joined: start with torchrun")
+    return accelerator
 
 
 # ---------------------------------------------------------------- checkpoints
@@ -292,10 +467,11 @@ def identify(objective, pack, train, evaluation, settings, augmentation) -> dict
     def digest(array):
         return hashlib.sha256(np.ascontiguousarray(array, dtype=np.int64).tobytes()).hexdigest()[:16]
 
-    identity = {key: value for key, value in asdict(settings).items() if key != "save_seconds"}
+    identity = {key: value for key, value in asdict(settings).items() if key not in ("save_seconds", "compile")}
     identity |= {key: value for key, value in asdict(objective.embedder.architecture).items()}
     identity |= {f"augmentation.{key}": value for key, value in (asdict(augmentation) if augmentation else {}).items()}
-    identity |= {"loss": repr(objective.loss), "pack": pack.info["sha256"]["index.csv"][:16]}
+    identity |= {"loss": describe(objective.loss), "code": code_digest()}
+    identity |= {f"pack {name}": value[:16] for name, value in pack.info["sha256"].items()}
     parts = {
         "train_rows": train[0],
         "train_labels": train[1],
@@ -305,33 +481,56 @@ def identify(objective, pack, train, evaluation, settings, augmentation) -> dict
     return identity | {key: digest(value) for key, value in parts.items()}
 
 
+def code_digest() -> str:
+    """Of the files that decide what a step does."""
+    here = Path(__file__).parent
+    files = [here / f"{name}.py" for name in ("depth", "pack", "batches", "embedder", "losses", "fit")]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
+
+
 def save_checkpoint(path: Path, objective, optimizer, identity: dict, state: State) -> None:
     """All that a run needs to go on, whole or not at all."""
-    with replacing(path) as sibling:
-        torch.save(
-            {
-                "objective": objective.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "identity": identity,
-                "state": asdict(state),
-            },
-            sibling,
-        )
+    parts = {"objective": objective.state_dict(), "optimizer": optimizer.state_dict()}
+    write_checkpoint(path, parts | {"identity": identity, "state": asdict(state)})
+
+
+def write_checkpoint(path: Path, content: dict) -> None:
+    """`content` as torch.save writes it, with the SHA-256 of these bytes behind; UserError where the disk is full.
+
+    The file that stood there before is whole until the new one is.
+    """
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    data = buffer.getvalue()
+    try:
+        require_space(path.parent, 2 * len(data))
+        write_bytes(path, data + hashlib.sha256(data).digest())
+    except OSError as error:
+        kept = "the one before it is whole" if path.exists() else "there is none before it"
+        raise UserError(
+            f"{path}: checkpoint not written ({error.strerror}; {kept}): free space and run again"
+        ) from error
+
+
+def read_checkpoint(path: Path, device) -> dict:
+    """What `write_checkpoint` wrote; UserError where a byte differs."""
+    try:
+        data = path.read_bytes()
+        data, digest = data[:-DIGEST], data[-DIGEST:]
+        if hashlib.sha256(data).digest() != digest:
+            raise RuntimeError("its SHA-256 is not the one written with it: cut or altered")
+        return torch.load(io.BytesIO(data), device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{path}: not a checkpoint that can be read ({reason}): delete it to start again") from None
 
 
 def load_checkpoint(path: Path, objective, optimizer, identity: dict) -> State:
-    """Fill objective and optimizer from `path` and return where the run was;
-
-    a fresh State when there is no file.
-    """
+    """Fill objective and optimizer from `path` and return where the run was; a fresh State when there is no file."""
     if not path.exists():
         return State()
-    try:
-        saved = torch.load(path, next(objective.parameters()).device, weights_only=True)
-        old = saved["identity"]
-    except (OSError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path}: not a checkpoint that can be read ({reason}): delete it to start again") from None
+    saved = read_checkpoint(path, next(objective.parameters()).device)
+    old = saved["identity"]
     if changed := sorted(key for key in identity.keys() | old.keys() if identity.get(key) != old.get(key)):
         listed = "; ".join(f"{key}: {_short(old.get(key))} -> {_short(identity.get(key))}" for key in changed)
         raise UserError(f"{path}: belongs to a run with other settings ({listed}): use another run name, or delete it")
@@ -342,7 +541,3 @@ def load_checkpoint(path: Path, objective, optimizer, identity: dict) -> State:
 
 def _short(value) -> str:
     return " ".join(str(value).split())[:60]
-
-
-def _without_nan(row: dict) -> dict:
-    return {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}

@@ -40,6 +40,10 @@ class Knobs:
     depth_warp: float = 3.0  # mm, standard deviation of the smooth error (calibration, multipath)
     depth_step: float = 2.0  # mm, quantisation
     depth_holes: float = 1.0  # 1: 70 % of the readings at steep edges lost, 1 % elsewhere, patches, lenses
+    depth_pixel: int = 2  # px of the picture, width of one pixel of the depth camera: 1 or 2
+    relief: float = 1.0  # how deep the average face is cut (nose, sockets, lips; 1: as the table BUMPS says)
+    variety: float = 0.0  # mm, smooth differences between people beyond BUMPS, and % of their heads' proportions
+    mimic: float = 0.0  # mm, smooth movements of the face beyond EXPRESSIONS, drawn for each image
 
 
 def gauss(x, y, cx, cy, sx, sy):
@@ -267,11 +271,29 @@ def person(seed, subject, knobs):
     who = draw_identity(identity_seed(seed, subject), knobs)
     head = template(knobs.size)
     surface = head.base.copy()
-    for height, bump in zip(head.means + head.sds * who.shape, head.bumps, strict=True):
+    for height, bump in zip(head.means * F(knobs.relief) + head.sds * who.shape, head.bumps, strict=True):
         surface += height * bump
     soft = smooth(who.field, head.row_place, head.col_place)
     surface[2] += F(0.9) * soft * head.front * ramp(-112, -95, head.height)
+    if knobs.variety:
+        vary(surface, head, np.random.default_rng([seed, 6, subject]), knobs.variety)
     return who, surface * F(who.scale)
+
+
+def vary(surface, head, rng, mm):
+    """Give a surface (3, R, C) differences that no bump names, in place: waves 60, 25 and 12 mm long.
+
+    Faces are mostly, not wholly, symmetric: every wave is a symmetric one and a weaker one without symmetry.
+    """
+    proportions = 1 + 0.01 * mm * np.clip(rng.standard_normal(3), -2, 2)
+    shade = head.front * ramp(-112, -95, head.height)
+    for rows, cols, heights in [(8, 10, (1.0, 1.0, 1.2)), (16, 20, (0.3, 0.3, 0.6)), (32, 40, (0, 0, 0.2))]:
+        for axis, height in enumerate(heights):
+            if height:
+                wave = smooth(rng.standard_normal((rows, cols)), head.row_place, head.col_place)
+                mirrored = wave[:, ::-1] * F(-1 if axis == 0 else 1)
+                surface[axis] += F(height * mm) * shade * (F(0.8) * wave + F(0.6) * mirrored)
+    surface *= proportions.astype(F)[:, None, None]
 
 
 # ---- the sitting -------------------------------------------------------------------------------------------

@@ -18,10 +18,11 @@ from .pairs import STATUSES, unsafe_name
 
 MATRIX = ["m00", "m01", "m02", "m10", "m11", "m12"]
 POINTS = [f"{axis}{k}" for k in range(1, 6) for axis in "xy"]  # left, right eye, nose tip, mouth corners
+DEPTH_MARKS = ["relief", "nose_dx", "nose_dy", "registration"]  # eye distances; see align.check_depth
 ALIGNMENT_COLUMNS = [
     "pair_id", "subject_id", "status", "detail", "rgb_path", "depth_path",
     "n_faces", "choice", "found_at", "probability", "box_left", "box_top", "box_right", "box_bottom", *POINTS,
-    *MATRIX, "depth_per_px", "valid_depth", "width", "height",
+    *MATRIX, "depth_per_px", "valid_depth", *DEPTH_MARKS, "width", "height",
     "rgb_sha256", "depth_sha256", "aligned_rgb_sha256", "aligned_depth_sha256",
 ]  # fmt: skip
 
@@ -163,6 +164,7 @@ AlignmentTable = pa.DataFrameSchema(
         "probability": _number(0, 1),
         "valid_depth": _number(0, 1),
         "depth_per_px": _number(1e-6, 1e6),
+        **dict.fromkeys(DEPTH_MARKS, _number(-1e6, 1e6)),
     },
     checks=[
         pa.Check(

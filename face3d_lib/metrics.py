@@ -185,6 +185,21 @@ def rank1(scores, probe_subjects, gallery_subjects) -> float:
     return float((ranks(scores, probe_subjects, gallery_subjects) == 1).mean())
 
 
+def leave_one_out_rank1(vectors, subjects) -> np.ndarray:
+    """(N,) each pair against all others: 1.0 where the most similar is of the same person, 0.0 where it is not.
+
+    `vectors` (N, D) of any length, compared by cosine; `subjects` (N,). A tie between two people counts as 0, as in
+    `ranks`; whoever has no other pair cannot be found and gets NaN. Give what is not NaN to `mean_bootstrap`.
+    """
+    vectors, subjects = np.asarray(vectors, np.float64), np.asarray(subjects)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    scores = _finite(unit @ unit.T, "cosines")
+    np.fill_diagonal(scores, -np.inf)
+    same = subjects[:, None] == subjects
+    own, other = (np.where(mask, scores, -np.inf).max(axis=1) for mask in (same, ~same))
+    return np.where(np.isinf(own), np.nan, own > other)
+
+
 def dir_at(scores, probe_subjects, gallery_subjects, unknown_scores, threshold: float, rank: int = 1) -> OpenSetPoint:
     """Open-set rates at a threshold chosen elsewhere: `scores` (P, G) known, `unknown_scores` (U, G) probes.
 
@@ -286,21 +301,29 @@ def subject_bootstrap(
 
 
 def paired_bootstrap(
-    first: Trials, second: Trials, statistic, n_replicates: int = 1000, seed: int = 0, level: float = 0.95
+    first: Trials | list[Trials],
+    second: Trials | list[Trials],
+    statistic,
+    n_replicates: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
 ) -> Interval:
     """The interval of statistic(second) - statistic(first): the same trials, people drawn alike for both.
 
-    The difference is shown when the interval leaves out 0; intervals of the single systems may overlap even
-    so.
+    A list holds the same trials scored by several networks, as of several training seeds; their mean statistic
+    counts. The difference is shown when the interval leaves out 0; intervals of the single systems may overlap even so.
     """
-    require_same_trials(first, second)
-    a, b = _curves(first, second)
+    first, second = ([part] if isinstance(part, Trials) else list(part) for part in (first, second))
+    require_same_trials(*first, *second)
+    curves = _curves(*first, *second)
 
     def difference(weight=None):
-        return statistic(b.roc(weight)) - statistic(a.roc(weight))
+        values = [statistic(curve.roc(weight)) for curve in curves]
+        return np.mean(values[len(first) :], axis=0) - np.mean(values[: len(first)], axis=0)
 
-    values = [difference(weight) for weight in _draws(first, n_replicates, seed) if a.usable(weight)]
-    return _interval(difference(), values, a.n_subjects, level)
+    usable = (weight for weight in _draws(first[0], n_replicates, seed) if curves[0].usable(weight))
+    values = [difference(weight) for weight in usable]
+    return _interval(difference(), values, curves[0].n_subjects, level)
 
 
 def mean_bootstrap(values, subjects, n_replicates: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:

@@ -113,19 +113,31 @@ class Pack:
 
     def batch(self, rows, device="cpu") -> Batch:
         """The pairs at `rows` on `device`, decoded there."""
+        return decode(self.read(rows), device)
+
+    def read(self, rows, pinned: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The pairs at `rows` as they are stored: colour, codes, scales; where the pack lies.
+
+        pinned: copies in page-locked memory, from which a GPU fetches them while it computes.
+        """
         rows = np.asarray(rows)
-        rgb, codes = _take(self.rgb, rows, device), _take(self.depth, rows, device)
-        scales = torch.from_numpy(self.scales[rows]).to(device)
-        near, step = scales[:, 0, None, None], scales[:, 1, None, None]
-        codes = codes.to(torch.int32) & 0xFFFF
-        depth = torch.where(codes > 0, near + (codes - 1) * step, 0)
-        return Batch(rgb.permute(0, 3, 1, 2), depth[:, None], scales[:, 2])
+        stored = (_take(self.rgb, rows), _take(self.depth, rows), torch.from_numpy(self.scales[rows]))
+        return tuple(x.pin_memory() if pinned and x.device.type == "cpu" else x for x in stored)
 
 
-def _take(array, rows: np.ndarray, device) -> torch.Tensor:
+def _take(array, rows: np.ndarray) -> torch.Tensor:
     if isinstance(array, torch.Tensor):
-        return array[torch.from_numpy(rows).to(array.device)].to(device)
-    return torch.from_numpy(array[rows]).to(device)
+        return array[torch.from_numpy(rows).to(array.device, non_blocking=True)]
+    return torch.from_numpy(array[rows])
+
+
+def decode(stored: tuple[torch.Tensor, torch.Tensor, torch.Tensor], device) -> Batch:
+    """What `Pack.read` gives, as a batch on `device`."""
+    rgb, codes, scales = (x.to(device, non_blocking=True) for x in stored)
+    near, step = scales[:, 0, None, None], scales[:, 1, None, None]
+    codes = codes.to(torch.int32) & 0xFFFF
+    depth = torch.where(codes > 0, near + (codes - 1) * step, 0)
+    return Batch(rgb.permute(0, 3, 1, 2), depth[:, None], scales[:, 2])
 
 
 def encode_codes(depth: np.ndarray) -> tuple[np.ndarray, float, float, int]:

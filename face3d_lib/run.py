@@ -26,9 +26,11 @@ import os
 import platform
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import tokenize
@@ -358,14 +360,19 @@ class Run:
     """One stage of one run, as its notebook sees it; made by `open_run`.
 
     folder: runs/<run>/<stage>. figures: the folder for `save_figure`. parameters: the checked values.
-    rank: 0, or the rank under torchrun, where rank 0 alone writes records. preempted: a signal asked to stop.
+    rank: 0, or the rank under torchrun, where rank 0 alone writes records and the others write into folders that
+    go when they end. preempted: a signal asked to stop.
     """
 
     def __init__(self, stage: str, namespace: dict):
         self.stage, self.run = stage, str(namespace.get("run", "default"))
         self.folder, self.figures = run_folder(self.run) / stage, figures_folder(self.run, stage)
         self.rank, self.preempted = int(os.environ.get("RANK", 0)), False
-        self.by_hand = os.environ.get("FACE3D_RUNNER") != str(self.folder)  # not started by `run_notebook`
+        if self.rank:  # what it writes too, rank 0 writes as well: models, tables and pictures stand there once
+            self.folder = Path(tempfile.mkdtemp(prefix="face3d-"))
+            self.figures = self.folder / "figures"
+            atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
+        self.by_hand = os.environ.get("FACE3D_RUNNER") != str(run_folder(self.run) / stage)  # not by `run_notebook`
         self._notebook = NOTEBOOKS / f"{stage}.ipynb"
         if not self.by_hand:
             self._notebook = Path(os.environ["FACE3D_NOTEBOOK"])

@@ -70,6 +70,7 @@ class Shot:
     key: tuple  # degrees: azimuth and elevation of the key light
     glasses: bool
     occluded: bool
+    mimic: np.ndarray | None = None  # (3, 16, 20) lattice of movements beyond `moves`, mm; None: there are none
 
 
 def draw_shot(rng, knobs):
@@ -91,7 +92,15 @@ def draw_shot(rng, knobs):
         key=(rng.uniform(-75, 75) * knobs.light, 35 + normal(20) * knobs.light),
         glasses=bool(rng.random() < knobs.glasses),
         occluded=bool(rng.random() < knobs.occlusion),
+        mimic=knobs.mimic * rng.standard_normal((3, 16, 20)) if knobs.mimic else None,
     )
+
+
+def mimicry(shot, head, rows, cols):
+    """The displacement (3, rows, cols) mm by shot.mimic of the head's grid at these rows and columns."""
+    soft = head.front * ramp(-112, -95, head.height) * ramp(70, 45, head.height)
+    places = head.row_place[rows], head.col_place[cols]
+    return soft[rows][:, cols] * np.stack([smooth(lattice, *places) for lattice in shot.mimic])
 
 
 def rotation(yaw, pitch, roll):
@@ -128,6 +137,8 @@ def true_landmarks(surface, shot, knobs):
     rows, cols = np.divmod(head.marks, surface.shape[2])
     for strength, move in zip(shot.moves, head.moves, strict=True):
         points = points + strength * move[:, rows - head.moving.start, cols]
+    if shot.mimic is not None:
+        points = points + mimicry(shot, head, rows, cols)[:, np.arange(5), np.arange(5)]
     u, v, _ = project(turned(rotation(*shot.angles), points), shot)
     return np.stack([u, v], 1) - F(0.5), points
 
@@ -180,6 +191,8 @@ def visible(day, shot, knobs):
     for strength, move in zip(shot.moves, head.moves, strict=True):
         if strength > 0:
             surface[:, head.moving] += strength * move[:, :, cols]
+    if shot.mimic is not None:
+        surface[:, head.moving] += mimicry(shot, head, head.moving, cols)
     matrix = rotation(*shot.angles)
     points = turned(matrix, surface)
     shoulders = turned(rotation(0.35 * yaw, 0.2 * pitch, 0.2 * roll), surface[:, head.neck :])
@@ -327,15 +340,16 @@ def photographed(colour, mask, knobs, rng):
 
 
 def sensed(true_depth, knobs, rng):
-    """What a depth camera of half the resolution reads: (H, W) uint16 mm, 0 = no reading.
+    """What a depth camera with pixels of knobs.depth_pixel px reads: (H, W) uint16 mm, 0 = no reading.
 
     Axial noise grows with z^2 (Khoshelham and Elberink 2012, for the Kinect); a reading at an edge mixes both
     sides, and most of those are lost.
     """
-    size = len(true_depth)
-    even = np.pad(true_depth, [(0, size % 2)] * 2, "edge")
-    blocks = [even[i::2, j::2] for i in (0, 1) for j in (0, 1)]
-    depth = (blocks[0] + blocks[1] + blocks[2] + blocks[3]) * F(0.25)
+    size, depth = len(true_depth), true_depth.astype(F)
+    if knobs.depth_pixel == 2:
+        even = np.pad(true_depth, [(0, size % 2)] * 2, "edge")
+        blocks = [even[i::2, j::2] for i in (0, 1) for j in (0, 1)]
+        depth = (blocks[0] + blocks[1] + blocks[2] + blocks[3]) * F(0.25)
     down, across = np.gradient(depth)
     steep = down * down + across * across > 18**2
     depth += F(knobs.depth_noise) * white(rng, depth.shape) * (depth / 800) ** 2
@@ -348,7 +362,7 @@ def sensed(true_depth, knobs, rng):
         lost |= smooth_square(rng, len(depth), 9) > 3.4 - 0.7 * knobs.depth_holes
         depth[lost] = 0
     depth = np.clip(np.round(depth), 0, 65535).astype(np.uint16)
-    return np.repeat(np.repeat(depth, 2, 0), 2, 1)[:size, :size]
+    return np.repeat(np.repeat(depth, knobs.depth_pixel, 0), knobs.depth_pixel, 1)[:size, :size]
 
 
 def lens_holes(depth, lens, points, shot, knobs, rng):
@@ -461,6 +475,7 @@ def check_counts(subjects, images_per_session, sessions, first_subject, seed, kn
         ("first_subject", first_subject, 0, 9_999),
         ("seed", seed, 0, 2**63),
         ("knobs.size", knobs.size, 32, 1024),
+        ("knobs.depth_pixel", knobs.depth_pixel, 1, 2),
     ]:
         if not low <= value <= high:
             raise UserError(f"synthetic faces: {name} is {value}: give a number from {low} to {high}")

@@ -1,95 +1,286 @@
-"""Throughput, each against the plain way, in turn and in one run: `make bench`. No test: machines differ and are noisy.
+"""Speed, each against the plain way, in turn and in one run: `make bench`. No test: machines differ and are noisy.
 
-Prints a table and writes figures/bench/throughput.json and .png.
+    python tests/bench.py [faces] [data] [step] [gpu]        all that this machine can do, or those named
+
+Prints tables and writes figures/bench/<part>.json and .png.
 """
 
+import math
 import os
+import platform
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 import torch
 from facenet_pytorch import MTCNN
 from PIL import Image
+from skimage.io import imread
+from skimage.transform import resize
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
-from face3d_lib import figures, synthetic
+from face3d_lib import figures, fit, synthetic
 from face3d_lib.align import AlignSettings, align_folder, find_faces, load_detector
+from face3d_lib.batches import Augmentation, train_batches
+from face3d_lib.embedder import Architecture, Embedder, count
+from face3d_lib.losses import SoftmaxLoss
+from face3d_lib.pack import Pack, make_pack
 from face3d_lib.pairs import read_rgb
 from face3d_lib.paths import FIGURES
 
 ROUNDS = 3
-PEOPLE, IMAGES = 150, 10  # 3,000 pairs in two sessions: workers take seconds to start
-SAMPLE = 500  # of them for what has no start to pay for
+PAIRS_2019 = 403_067  # of the data set of 2019
+CLASSES_2019 = 1_208
 
 
-def one_at_a_time(raw: Path) -> int:
-    """facenet-pytorch as its README shows it: one MTCNN, all cores, one picture after the other; detection alone."""
-    detector = MTCNN()
-    paths = sorted(raw.glob("*/*.png"))[:SAMPLE]
-    for path in paths:
-        detector.detect(Image.open(path), landmarks=True)
-    return len(paths)
+def measure(jobs: dict, rounds: int = ROUNDS) -> dict[str, list[float]]:
+    """name -> things per second, of each round; the jobs take turns, after one call each that is not counted.
+
+    A job returns how many things it did, or (things, seconds) where it keeps its own clock.
+    """
+    rates = {name: [] for name in jobs}
+    for turn in range(rounds + 1):
+        for name, job in jobs.items():
+            start = time.perf_counter()
+            done = job()
+            done, seconds = done if isinstance(done, tuple) else (done, time.perf_counter() - start)
+            if turn:
+                rates[name].append(done / seconds)
+    return rates
 
 
-def in_batches(raw: Path) -> int:
-    """The same detection, by our guarded function: pictures read and given to it in the chunks of an alignment."""
-    detector = load_detector()
-    paths = sorted(raw.glob("*/*.png"))[:SAMPLE]
-    for start in range(0, len(paths), 32):
-        find_faces([read_rgb(path) for path in paths[start : start + 32]], detector)
-    return len(paths)
+def tell(part: str, rates: dict, notes: dict, unit: str) -> None:
+    """Print and keep medians, all rounds and notes."""
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    for name, values in rates.items():
+        print(f"{name:44s}{medians[name]:10.1f} {unit}/s   (of {len(values)}: {min(values):.1f} to {max(values):.1f})")
+    for name, value in notes.items():
+        print(f"  {name}: {value:.3g}" if isinstance(value, float) else f"  {name}: {value}")
+    fig, ax = plt.subplots(figsize=(6.4, 0.7 + 0.4 * len(medians)), layout="constrained")
+    ax.barh(list(medians), list(medians.values()), color="0.4")
+    ax.set(xlabel=f"{unit} per second, median of {len(next(iter(rates.values())))}, {machine()}", xscale="log")
+    ax.invert_yaxis()
+    numbers = {f"{unit}_per_second": medians, "all": rates, "notes": notes, "machine": machine()}
+    figures.save_figure(fig, FIGURES / "bench", part, numbers)
 
 
-def whole_alignment(raw: Path) -> int:
-    """Our alignment with everything it does: hashes, detection, both warps, files written and synced, the table."""
-    with tempfile.TemporaryDirectory() as folder:
-        return len(align_folder(raw, Path(folder) / "aligned", AlignSettings(), progress=False))
+def machine() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()} cores {platform.machine()}"
 
 
-def synthesis(raw: Path) -> int:
-    """Synthetic pairs, one process, pixels alone."""
-    for image in range(60):
-        synthetic.pair(0, image // 10, image % 10)
-    return 60
+# ---- faces: detection, alignment, synthesis
 
 
-def rate(job, raw: Path) -> float:
-    start = time.perf_counter()
-    return job(raw) / (time.perf_counter() - start)
+def faces(folder: Path) -> None:
+    raw = folder / "raw"
+    synthetic.make_dataset(raw, 150, 10)  # 3,000 pairs in two sessions: workers take seconds to start
+    paths = sorted(raw.glob("*/*.png"))[:500]
+
+    def one_at_a_time():  # as the README of facenet-pytorch shows it, all cores; detection alone
+        detector = MTCNN()
+        for path in paths:
+            detector.detect(Image.open(path), landmarks=True)
+        return len(paths)
+
+    def in_batches():  # the same, by our guarded function, in the chunks of an alignment
+        detector = load_detector()
+        for start in range(0, len(paths), 32):
+            find_faces([read_rgb(path) for path in paths[start : start + 32]], detector)
+        return len(paths)
+
+    def whole_alignment():  # with hashes, both warps, files written and synced, the table
+        with tempfile.TemporaryDirectory() as target:
+            return len(align_folder(raw, Path(target) / "aligned", AlignSettings(), progress=False))
+
+    def synthesis():  # one process, pixels alone
+        for image in range(60):
+            synthetic.pair(0, image // 10, image % 10)
+        return 60
+
+    jobs = {"MTCNN one at a time": one_at_a_time, "find_faces, in batches": in_batches}
+    rates = measure(jobs | {"align_folder, the whole": whole_alignment, "synthetic pairs, one core": synthesis})
+    plain, batches, whole = (statistics.median(rates[name]) for name in list(rates)[:3])
+    tell("faces", rates, {"detection, times": batches / plain, "whole alignment, times": whole / plain}, "pairs")
+
+
+# ---- data: from disk to a batch
+
+
+class Loader2019(Dataset):
+    """One pair at a time as the project of 2019 read it: PNG and npy, skimage's resize, flip, tensors of float32."""
+
+    def __init__(self, paths: list[Path], labels: np.ndarray, size: int):
+        self.paths, self.labels, self.size = paths, labels, size
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, i):
+        rgb = resize(imread(self.paths[i]), (self.size, self.size))
+        depth = resize(np.load(self.paths[i].with_suffix(".npy")), (self.size, self.size), preserve_range=True)
+        image = np.concatenate([rgb, depth[..., None]], axis=2)
+        if torch.rand(()) < 0.5:
+            image = image[:, ::-1]
+        return torch.from_numpy(image.copy()).permute(2, 0, 1).float(), int(self.labels[i])
+
+
+def aligned_pack(folder: Path) -> tuple[Pack, list[Path], np.ndarray]:
+    raw, aligned = folder / "raw", folder / "aligned"
+    if not raw.exists():
+        synthetic.make_dataset(raw, 40, 10)
+    align_folder(raw, aligned, AlignSettings(), progress=False)
+    pack = make_pack(aligned, folder / "pack", progress=False)
+    paths = [aligned / f"{pair_id}.png" for pair_id in pack.index["pair_id"]]
+    return pack, paths, pd.factorize(pack.index["subject_id"])[0].astype(np.int64)
+
+
+def data(folder: Path) -> None:
+    """On one thread: pairs per second and core."""
+    pack, paths, labels = aligned_pack(folder)
+    torch.set_num_threads(1)
+    rows = np.arange(len(pack))
+
+    def as_in_2019():
+        for batch, _ in DataLoader(Loader2019(paths[:96], labels, 224), 16, shuffle=True):
+            assert batch.shape[1:] == (4, 224, 224)
+        return 96
+
+    def packed(augmentation=None):
+        for batch, _ in train_batches(pack, rows, labels, 32, 0, 0, "cpu", augmentation):
+            assert batch.rgb.shape[1:] == (3, 112, 112)
+        return len(rows)
+
+    rates = measure(
+        {
+            "loader of 2019 (PNG + npy, resize to 224)": as_in_2019,
+            "pack, decoded": packed,
+            "pack, decoded and augmented": lambda: packed(Augmentation()),
+        }
+    )
+    old, new, augmented = (statistics.median(values) for values in rates.values())
+    tell("data", rates, {"decoded, times": new / old, "augmented, times": augmented / old}, "pairs")
+    torch.set_num_threads(os.cpu_count())
+
+
+# ---- step: ResNet-50 on RGB-D
+
+
+def step(folder: Path, size: int = 112, batch_size: int = 16, steps: int = 6) -> None:
+    """fit against the plainest correct loop on the same tensors, and against the way of 2019 from disk on."""
+    pack, paths, labels = aligned_pack(folder)
+    rows = np.arange(batch_size * steps)
+    classes = int(labels.max()) + 1
+    architecture = Architecture("rgbd", "resnet50", encoding="depth", fusion="early")
+    settings = fit.FitSettings(epochs=1, batch_size=batch_size, save_seconds=1e9)
+    where = (rows, labels[: len(rows)])
+
+    def by_fit():
+        network, loss = Embedder(architecture), SoftmaxLoss(128, classes)
+        with tempfile.TemporaryDirectory() as target:
+            history = fit.fit(
+                network, loss, pack, where, (rows[:0], rows[:0]), Path(target), settings, None, "cpu", False
+            )
+        return len(rows), history["seconds"].sum()
+
+    def plainly():
+        network, loss = Embedder(architecture), SoftmaxLoss(128, classes)
+        network.to(memory_format=torch.channels_last).train()
+        parameters = [*network.parameters(), *loss.parameters()]
+        optimizer = torch.optim.AdamW(parameters, lr=settings.lr)
+        start = time.perf_counter()
+        for k in range(0, len(rows), batch_size):
+            batch, target = pack.batch(rows[k : k + batch_size]), torch.from_numpy(labels[k : k + batch_size])
+            loss(network(batch), target).backward()
+            nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+        return len(rows), time.perf_counter() - start
+
+    def as_in_2019():
+        backbone = Embedder(architecture).branch[0].backbone
+        network = nn.Sequential(backbone, nn.Linear(backbone.num_features, classes)).train()
+        optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
+        start = time.perf_counter()
+        for images, target in DataLoader(Loader2019(paths[: len(rows)], labels, size), batch_size, shuffle=True):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(images), target).backward()
+            optimizer.step()
+        return len(rows), time.perf_counter() - start
+
+    rates = measure({"fit": by_fit, "plainest loop, same tensors": plainly, "as in 2019, from disk": as_in_2019})
+    pairs = zip(*rates.values(), strict=True)
+    ratios = [(plain / ours - 1, ours / old) for ours, plain, old in pairs]
+    overhead, times = (statistics.median(column) for column in zip(*ratios, strict=True))
+    tell("step", rates, {"overhead of fit": overhead, "fit against 2019, times": times, "size_px": size}, "images")
+
+
+# ---- gpu: one epoch of the data set of 2019, random pixels in the real shapes
+
+
+def gpu(folder: Path, device: str = "cuda", batch_size: int = 512, steps: int = 200, pairs: int = PAIRS_2019) -> None:
+    pack = random_pack(pairs)
+    network = Embedder(Architecture("rgbd", "resnet50", fusion="early"))
+    labels = np.random.default_rng(0).integers(0, CLASSES_2019, pairs)
+    rows = np.arange(min(batch_size * steps, pairs))
+    settings = fit.FitSettings(epochs=2, batch_size=batch_size, save_seconds=1e9)  # the first warms up
+    _, flops = count(network, 112)
+    history = fit.fit(
+        network, SoftmaxLoss(128, CLASSES_2019), pack, (rows, labels[: len(rows)]), (rows[:0], rows[:0]), folder / "gpu",
+        settings, Augmentation(), device,
+    )  # fmt: skip
+    last = history.iloc[-1]
+    achieved, possible = 3 * flops * last["images_per_second"], matrix_rate(device)  # backward costs twice the forward
+    notes = {"batch_size": batch_size, "seconds of an epoch of 403,067": PAIRS_2019 / last["images_per_second"]}
+    notes |= {"waiting for data": float(last["data_share"]), "of the measured matrix rate": achieved / possible}
+    tell("gpu", {"ResNet-50 RGB-D, 112 px": [last["images_per_second"]]}, notes, "images")
+
+
+def random_pack(pairs: int, size: int = 112) -> Pack:
+    rng = np.random.default_rng(0)
+    index = pd.DataFrame({"pair_id": np.arange(pairs).astype(str), "subject_id": "0"})
+    rgb = np.frombuffer(rng.bytes(pairs * size * size * 3), np.uint8).reshape(pairs, size, size, 3)
+    depth = np.frombuffer(rng.bytes(pairs * size * size * 2), np.int16).reshape(pairs, size, size)
+    scales = np.tile(np.float32([700, 0.002, 1.8]), (pairs, 1))
+    return Pack(Path("random"), {"sha256": {"index.csv": "random"}}, index, rgb, depth, scales)
+
+
+def matrix_rate(device: str, side: int = 8192) -> float:
+    """FLOP/s of the largest bf16 matrix product that is measured, the best of ten."""
+    kind = torch.bfloat16 if device == "cuda" else torch.float32
+    side = side if device == "cuda" else 1024
+    a = torch.randn(side, side, device=device, dtype=kind)
+    best = math.inf
+    for _ in range(10):
+        if device == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        a @ a
+        if device == "cuda":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
+
+
+PARTS = {"faces": faces, "data": data, "step": step} | ({"gpu": gpu} if torch.cuda.is_available() else {})
 
 
 def main():
     torch.set_num_threads(os.cpu_count())
-    with tempfile.TemporaryDirectory() as folder:
-        raw = Path(folder) / "raw"
-        synthetic.make_dataset(raw, PEOPLE, IMAGES)
-        rate(synthesis, raw)  # warm up
-        jobs = {
-            "MTCNN one at a time": one_at_a_time,
-            "find_faces, in batches": in_batches,
-            "align_folder": whole_alignment,
-            "synthetic pairs, one core": synthesis,
-        }
-        rates = {name: [] for name in jobs}
-        for _ in range(ROUNDS):
-            for name, job in jobs.items():
-                rates[name].append(rate(job, raw))
-    medians = {name: statistics.median(values) for name, values in rates.items()}
-    for name, values in rates.items():
-        print(f"{name:28s}{medians[name]:8.1f} pairs/s   (of {ROUNDS}: {min(values):.1f} to {max(values):.1f})")
-    ratio = medians["align_folder"] / medians["MTCNN one at a time"]
-    print(f"whole alignment is {ratio:.1f} x one-at-a-time detection on {os.cpu_count()} cores")
-    ratio = medians["find_faces, in batches"] / medians["MTCNN one at a time"]
-    print(f"detection alone, both in one process with all cores: {ratio:.1f} x")
-    fig, ax = plt.subplots(figsize=(6.4, 2.2), layout="constrained")
-    ax.barh(list(medians), list(medians.values()), color="0.4")
-    ax.set(xlabel=f"pairs per second, median of {ROUNDS}, {os.cpu_count()} cores")
-    ax.invert_yaxis()
-    figures.save_figure(
-        fig, FIGURES / "bench", "throughput", {"pairs_per_second": medians, "all": rates, "cores": os.cpu_count()}
-    )
+    asked = sys.argv[1:] or list(PARTS)
+    if unknown := set(asked) - set(PARTS):
+        sys.exit(f"error: {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)} (gpu needs a GPU)")
+    for name in asked:
+        print(f"-- {name}")
+        with tempfile.TemporaryDirectory() as folder:
+            PARTS[name](Path(folder))
 
 
 if __name__ == "__main__":

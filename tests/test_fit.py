@@ -1,8 +1,10 @@
 """The training loop: learns, stops on NaN, resumes bit for bit, refuses to resume something else."""
 
 import dataclasses
+import hashlib
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -14,14 +16,27 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pytorch_metric_learning import losses as pml
+from pytorch_metric_learning import miners
+from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 from face3d_lib import embedder as embedder_module
 from face3d_lib import fit as fit_module
+from face3d_lib import losses
 from face3d_lib.atomic import UserError
 from face3d_lib.batches import Augmentation
 from face3d_lib.embedder import Architecture, Embedder
-from face3d_lib.fit import FitSettings, Objective, fit, learning_rate, make_accelerator, predict
+from face3d_lib.fit import (
+    FitSettings,
+    Objective,
+    fit,
+    learning_rate,
+    make_accelerator,
+    predict,
+    read_checkpoint,
+    vectors_of,
+)
 from face3d_lib.losses import SoftmaxLoss
 from face3d_lib.pack import Pack
 
@@ -135,7 +150,7 @@ def test_a_stopped_run_ends_as_one_that_never_stopped(tmp_path, monkeypatch, mod
     def run(folder, seed=0):
         embedder, loss = build(modality, seed=seed)
         history = fit(embedder, loss, pack, train, evaluation, folder, settings, Augmentation(), "cpu", False)
-        return weights(embedder, loss), history.drop(columns=["seconds", "images_per_second"])
+        return weights(embedder, loss), history.drop(columns=["seconds", "images_per_second", "data_share"])
 
     whole, history = run(tmp_path / "whole")
     saves = 0
@@ -193,11 +208,21 @@ def test_a_stop_signal_ends_the_step_saves_and_then_takes_effect(tmp_path, monke
                 run(tmp_path / "stopped")
     finally:
         signal.signal(signal.SIGTERM, before)
-    saved = torch.load(tmp_path / "stopped" / "last.pt", weights_only=True)["state"]
+    saved = read_checkpoint(tmp_path / "stopped" / "last.pt", "cpu")["state"]
     assert (saved["epoch"], saved["step"]) == (1, 2)
     assert_equal(whole, run(tmp_path / "stopped"))
 
 
+HEADS = {  # every loss that has weights or a memory of its own
+    "softmax": lambda: SoftmaxLoss(16, 6),
+    "centre": lambda: losses.CentreLoss(16, 6),
+    "arcface": lambda: pml.ArcFaceLoss(6, 16),
+    "subcentre": lambda: pml.SubCenterArcFaceLoss(num_classes=6, embedding_size=16),
+    "proxy_anchor": lambda: pml.ProxyAnchorLoss(6, 16),
+    "adaface": lambda: losses.AdaFaceLoss(16, 6),
+    "magface": lambda: losses.MagFaceLoss(16, 6),
+    "triplet": lambda: losses.Mined(pml.TripletMarginLoss(), miners.BatchHardMiner()),
+}
 KILLED = """
 import sys, torch
 sys.path[:0] = [{tests!r}, {root!r}]
@@ -205,33 +230,44 @@ import test_fit as t
 torch.set_num_threads(1)
 t.embedder_module.SMALL = {{**t.embedder_module.SMALL, "channels": (8, 16, 16, 32)}}
 pack, subject = t.toy_pack()
-settings = t.dataclasses.replace(t.SETTINGS, epochs=8, save_seconds=0)
-for folder in {folders!r}:
-    embedder, loss = t.build("rgb")
-    t.fit(embedder, loss, pack, *t.halves(subject), folder, settings, t.GENTLE, "cpu", False)
+settings = t.dataclasses.replace(t.SETTINGS, epochs=3, save_seconds=0, per_person=4)
+for name, head in t.HEADS.items():
+    folder = {folder!r} + "/" + name
+    embedder, _ = t.build("rgbd")
+    torch.manual_seed(1)
+    loss = head()
+    t.fit(embedder, loss, pack, *t.halves(subject), folder, settings, t.Augmentation(), "cpu", False)
     torch.save(t.weights(embedder, loss), folder + ".pt")
 """
 
 
-def test_a_killed_process_goes_on_exactly(tmp_path):
-    killed, whole = str(tmp_path / "killed"), str(tmp_path / "whole")
+def test_killed_again_and_again_every_loss_ends_as_if_never_killed(tmp_path):
+    """A real kill -9, at whatever step it hits, in the training of each loss in turn."""
 
-    def command(*folders):
+    def start(folder):
         here = Path(__file__).parent
-        script = KILLED.format(tests=str(here), root=str(here.parent), folders=folders)
-        return [sys.executable, "-c", textwrap.dedent(script)]
+        script = KILLED.format(tests=str(here), root=str(here.parent), folder=str(tmp_path / folder))
+        return subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(script)], env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
 
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command(killed), env=environment)
-    while not Path(killed, "metrics.jsonl").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not Path(killed + ".pt").exists()
-    subprocess.run(command(killed, whole), env=environment, check=True)
-    one, other = (torch.load(f"{folder}.pt", weights_only=True) for folder in (killed, whole))
-    assert_equal(one, other)
+    whole = start("whole")
+    random, interrupted = np.random.default_rng(), 0
+    for name in HEADS:
+        process, folder = start("killed"), tmp_path / "killed" / name
+        while not (folder / "last.pt").exists():
+            assert process.poll() is None
+            time.sleep(0.005)
+        time.sleep(random.uniform(0, 0.3))
+        process.kill()
+        process.wait()
+        interrupted += not folder.with_suffix(".pt").exists()
+    assert interrupted >= len(HEADS) // 2
+    assert start("killed").wait() == 0
+    assert whole.wait() == 0
+    for name in HEADS:
+        one, other = (torch.load(tmp_path / f / f"{name}.pt", weights_only=True) for f in ("whole", "killed"))
+        assert_equal(one, other)
 
 
 def test_another_run_is_not_resumed(tmp_path):
@@ -272,7 +308,9 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(tmp_pa
     embedder, _ = build()
     with pytest.raises(UserError, match=r"epoch 2, step 3: .*not finite"):
         fit(embedder, Breaks(16, 6), pack, train, evaluation, tmp_path, SETTINGS, GENTLE, "cpu", False)
-    state = torch.load(tmp_path / "last.pt", weights_only=True)
+    state = read_checkpoint(tmp_path / "last.pt", "cpu")
+    bad = json.loads((tmp_path / "bad_step.json").read_text())
+    assert (bad["epoch"], bad["step"], len(bad["pairs"])) == (2, 3, 16)
     assert state["state"]["epoch"] == 1
     assert all(torch.isfinite(value).all() for value in state["objective"].values())
 
@@ -289,9 +327,15 @@ def test_any_loss_called_with_embeddings_and_labels_will_do(tmp_path):
     embedder, _ = build("rgbd")
     settings = dataclasses.replace(SETTINGS, epochs=2)
     history = fit(embedder, Pull(), pack, train, evaluation, tmp_path, settings, GENTLE, "cpu", False)
-    assert history["eval_accuracy"].isna().all()
-    assert history["best"].all()
-    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["eval_accuracy"] is None
+    assert history["train_accuracy"].isna().all()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])["train_accuracy"] is None
+    # people are named by the nearest mean of the training embeddings, here as scikit-learn does it
+    unit = {name: nn.functional.normalize(vectors_of(embedder, pack, part[0])).cpu().numpy() for name, part in
+            {"train": train, "evaluation": evaluation}.items()}  # fmt: skip
+    means = np.stack([unit["train"][train[1] == c].mean(0) for c in range(6)])
+    nearest = KNeighborsClassifier(1, metric="cosine").fit(means, range(6)).predict(unit["evaluation"])
+    assert (predict(embedder, Pull(), pack, evaluation[0], train) == nearest).all()
+    assert history["eval_accuracy"].max() == pytest.approx((nearest == evaluation[1]).mean())
 
 
 def test_losses_see_float32_and_their_weights_stay_float32_under_bf16(tmp_path):
@@ -317,7 +361,7 @@ def test_each_branch_has_a_loss_of_its_own():
     pack, subject = toy_pack()
     batch, labels = pack.batch(np.arange(8)), torch.from_numpy(subject[:8])
     embedder.eval()
-    total, _ = objective(batch, labels)
+    total, _, _ = objective(batch, labels)
     parts = [
         head(e, labels) for head, e in zip([loss, *objective.branch_losses], embedder.branches(batch), strict=True)
     ]
@@ -328,7 +372,7 @@ def test_each_branch_has_a_loss_of_its_own():
 
 def test_the_learning_rate_by_hand():
     settings = FitSettings(lr=1.0, warmup=0.2)
-    rates = [learning_rate(step, 10, settings) for step in range(10)]
+    rates = [learning_rate(step, 10, 5, settings) for step in range(10)]
     assert rates[:2] == [0.5, 1.0]
     assert rates[5] == pytest.approx(0.5 * (1 + np.cos(np.pi * 4 / 9)))
     assert rates == sorted(rates[:2]) + sorted(rates[2:], reverse=True)
@@ -343,3 +387,97 @@ def test_an_accelerator_can_be_made_twice_in_a_kernel_and_asks_for_what_is_there
             make_accelerator("auto", "cuda")
     with pytest.raises(UserError, match="tpu"):
         make_accelerator("auto", "tpu")
+
+
+def test_one_person_to_train_on_is_refused(tmp_path):
+    pack, _ = toy_pack()
+    rows = np.arange(12)
+    with pytest.raises(UserError, match="1 person to train on"):
+        fit(*build(), pack, (rows, np.zeros(12, int)), NONE, tmp_path, SETTINGS, GENTLE, "cpu", False)
+
+
+def test_an_encoding_that_the_depth_has_no_unit_for_is_refused(tmp_path):
+    pack, subject = toy_pack()
+    pack.info["source"] = {"depth_unit": "pixel"}
+    train, _ = halves(subject)
+    with pytest.raises(UserError, match="nose_depth"):
+        fit(*build("depth", encoding="nose_depth"), pack, train, NONE, tmp_path, SETTINGS, GENTLE, "cpu", False)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    pack, subject = toy_pack()
+    train, evaluation = halves(subject)
+    settings, write, written = dataclasses.replace(SETTINGS, save_seconds=0), fit_module.write_bytes, []
+
+    def full(path, data):
+        written.append(path)
+        if len(written) == 2:
+            raise OSError(28, "No space left on device")
+        write(path, data)
+
+    def run(folder):
+        embedder, loss = build()
+        fit(embedder, loss, pack, train, evaluation, folder, settings, GENTLE, "cpu", False)
+        return weights(embedder, loss)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit_module, "write_bytes", full)
+        with pytest.raises(UserError, match=r"last\.pt: .*No space left.*the one before it is whole"):
+            run(tmp_path / "full")
+    assert read_checkpoint(tmp_path / "full" / "last.pt", "cpu")["state"]["step"] == 1
+    assert_equal(run(tmp_path / "full"), run(tmp_path / "whole"))
+
+
+def test_an_altered_checkpoint_is_refused_whatever_byte_differs(tmp_path):
+    path = tmp_path / "last.pt"
+    fit_module.write_checkpoint(path, {"objective": {"w": torch.arange(1000.0)}})
+    assert torch.equal(read_checkpoint(path, "cpu")["objective"]["w"], torch.arange(1000.0))
+    good = path.read_bytes()
+    for place in (0, 700, len(good) // 2, len(good) - 1):
+        path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+        with pytest.raises(UserError, match=r"cut or altered.*delete it"):
+            read_checkpoint(path, "cpu")
+
+
+def test_a_checkpoint_that_wants_to_run_code_is_refused(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "run"),))
+
+    data = pickle.dumps(Evil())
+    (tmp_path / "last.pt").write_bytes(data + hashlib.sha256(data).digest())
+    with pytest.raises(UserError, match="delete it"):
+        read_checkpoint(tmp_path / "last.pt", "cpu")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), MemoryError()]
+)
+def test_too_little_memory_says_what_to_lower(tmp_path, error):
+    class Large(SoftmaxLoss):
+        def forward(self, embeddings, labels):
+            raise error
+
+    pack, subject = toy_pack()
+    with pytest.raises(UserError, match=r"out of memory: lower batch_size \(now 16\)"):
+        fit(build()[0], Large(16, 6), pack, halves(subject)[0], NONE, tmp_path, SETTINGS, GENTLE, "cpu", False)
+
+
+def test_the_recipe_of_2019_by_hand():
+    recipe = fit_module.RECIPE_2019
+    rates = [learning_rate(step, 250, 10, recipe) for step in (0, 69, 70, 139, 140, 249)]
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-6])
+    optimizer = fit_module.make_optimizer(Objective(*build(), 0.5), recipe)
+    assert isinstance(optimizer, torch.optim.SGD)
+    assert {(g["momentum"], g["weight_decay"]) for g in optimizer.param_groups} == {(0.9, 0)}
+    assert (recipe.batch_size, recipe.clip_norm, recipe.warmup) == (16, 0, 0)
+
+
+def test_what_a_loss_watches_becomes_a_column(tmp_path):
+    pack, subject = toy_pack()
+    loss = losses.Mined(pml.TripletMarginLoss(), miners.BatchHardMiner())
+    settings = dataclasses.replace(SETTINGS, epochs=2, per_person=4)
+    history = fit(build()[0], loss, pack, halves(subject)[0], NONE, tmp_path, settings, GENTLE, "cpu", False)
+    assert set(loss.watches) <= set(history.columns)
+    assert history[list(loss.watches)].notna().all().all()

@@ -12,6 +12,7 @@ FLOW = [
         "paths",
         "atomic",
         "run",
+        "sweep",
         "heads",
         "synthetic",
         "pairs",
@@ -21,8 +22,10 @@ FLOW = [
         "depth",
         "pack",
         "batches",
+        "weights",
+        "fusion",
     ],
-    *["embedder", "losses", "fit", "embed", "scores", "metrics", "figures", "gallery", "cli"],
+    *["embedder", "losses", "fit", "embed", "scores", "metrics", "report", "figures", "gallery", "cli"],
 ]
 LIBRARY = ROOT / "face3d_lib"
 UNSAFE = {

@@ -369,6 +369,26 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
     assert covered >= 85
 
 
+def test_leave_one_out_by_hand():
+    """Angles on a circle: each looks for its nearest neighbour, which is never itself."""
+    angles = np.radians([0, 10, 30, 35, 200, 300])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], 1) * [[1], [2], [3], [4], [5], [6]]  # lengths do not count
+    found = metrics.leave_one_out_rank1(vectors, ["a", "a", "b", "c", "c", "d"])
+    np.testing.assert_array_equal(found, [1, 1, np.nan, 0, 0, np.nan])
+    order = np.array([5, 2, 0, 4, 1, 3])
+    swapped = metrics.leave_one_out_rank1(vectors[order], np.array(["a", "a", "b", "c", "c", "d"])[order])
+    np.testing.assert_array_equal(swapped, found[order])
+
+
+def test_leave_one_out_counts_a_tie_against():
+    assert metrics.leave_one_out_rank1(np.ones((4, 3)), ["a", "a", "b", "b"]).tolist() == [0, 0, 0, 0]
+
+
+def test_leave_one_out_refuses_vectors_that_are_not_finite():
+    with pytest.raises(ValueError, match="cosines"):
+        metrics.leave_one_out_rank1([[1, 0], [np.nan, 1]], ["a", "a"])
+
+
 def test_paired_difference_is_narrower_than_two_intervals():
     """The second system is the first, a little better: the pairing sees it, single intervals do not."""
     first = make_trials(n_subjects=30, person=0.4)
