@@ -52,7 +52,7 @@ notebooks: env ## run every notebook with its defaults and store its kept output
 		echo "$$notebook"; $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace "$$notebook" || exit 1; done
 	@$(BIN)/nbstripout --keep-count --keep-id notebooks/*.ipynb
 
-bench: env ## throughput, side by side with the plain way; table and plot in figures/bench
+bench: env ## speed, side by side with the plain way; tables and plots in figures/bench
 	$(BIN)/python tests/bench.py
 
 lock: ## resolve pyproject.toml again (needs uv); the lock holds versions and hashes, no hosts

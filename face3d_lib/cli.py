@@ -182,7 +182,7 @@ def align(
     larger_is: Direction = "",
 ):
     """Find faces and warp colour and depth alike. Kill it anywhere and start it again: the same files come out."""
-    from .align import AlignSettings, align_folder
+    from .align import AlignSettings, align_folder, check_depth
 
     chosen = mode or ("template" if margin is None else "facenet")
     if margin is not None and chosen != "facenet":
@@ -194,6 +194,8 @@ def align(
     )  # fmt: skip
     print(table["status"].value_counts().to_string(header=False))
     print(f"{len(table)} pairs -> {output_dir / 'alignment.csv'}")
+    for warning in check_depth(table):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 @app.command()

@@ -68,6 +68,7 @@ PLAN = [
     Step("10_align_faces"),
     Step("20_split_subjects"),
     Step("21_pack_dataset"),
+    Step("22_encode_depth"),
     *(
         Step("30_train_softmax", modality, {"modality": modality}, {"epochs": 20})
         for modality in ("rgb", "depth", "rgbd")
@@ -75,6 +76,7 @@ PLAN = [
     Step("40_evaluate_verification"),
     Step("41_evaluate_identification"),
     Step("42_view_embeddings"),
+    Step("43_compare_modalities"),
     Step("50_predict_identity"),
 ]
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from .atomic import UserError
 from .manifest import inside, read_table, write_table
+from .pairs import find_pairs, read_rgb
 
 FIRST_COLUMNS = ["rgb_image_path", "dep_image_path", "cls_name"]  # as in 2019, so that other loaders read the files
 COLUMNS = [*FIRST_COLUMNS, "pair_id", "session", "condition", "sha256"]
@@ -333,20 +334,23 @@ def paths_of(csv: Path, root: Path) -> list[tuple[Path, Path]]:
     return found
 
 
-def near_duplicates(aligned: Path, pair_ids, threshold: float = 0.995) -> pd.DataFrame:
-    """Pairs of aligned crops that look like one picture saved twice, resized or mirrored: pair_id_a, pair_id_b, likeness.
+def near_duplicates(root: Path, pair_ids, threshold: float = 0.995) -> pd.DataFrame:
+    """Pairs of pictures that look like one saved twice, resized or mirrored: pair_id_a, pair_id_b, likeness.
 
-    Likeness is the correlation of 24 x 24 grey thumbnails, mirrored or not; a list to look at, not a verdict.
+    `root`: the folder that was aligned. Whole pictures are compared, not crops: MTCNN's points move by a pixel or two
+    when a picture is saved again, and two crops of one picture then differ more than two pictures do. Likeness is the
+    correlation of 24 x 24 grey thumbnails, mirrored or not; a list to look at, not a verdict. Raises UserError where
+    `root` has no such picture.
     """
-    pair_ids = list(pair_ids)
-    thumbs = (
-        np.stack([_thumbnail(aligned / f"{pair_id}.png") for pair_id in pair_ids])
-        if pair_ids
-        else np.zeros((0, 24, 24))
-    )
+    pair_ids, files = list(pair_ids), {pair.pair_id: pair.rgb_path for pair in find_pairs(root)}
+    if missing := [pair_id for pair_id in pair_ids if files.get(pair_id) is None]:
+        raise UserError(f"{root}: no picture {missing[0]}: name the folder that was aligned")
+    thumbs = np.zeros((len(pair_ids), 24, 24), np.float32)
+    for k, pair_id in enumerate(pair_ids):
+        thumbs[k] = _thumbnail(read_rgb(files[pair_id]))
     flat, mirrored = (t.reshape(len(t), 24 * 24) for t in (thumbs, thumbs[:, :, ::-1]))
     rows = []
-    for start in range(0, len(flat), 2048):  # in blocks: the whole table of 403,067 crops would be 600 GB
+    for start in range(0, len(flat), 2048):  # in blocks: the whole table of 403,067 pictures would be 600 GB
         block = np.maximum(flat[start : start + 2048] @ flat.T, flat[start : start + 2048] @ mirrored.T)
         for i, j in zip(*np.nonzero(block > threshold), strict=True):
             if start + i < j:
@@ -354,7 +358,7 @@ def near_duplicates(aligned: Path, pair_ids, threshold: float = 0.995) -> pd.Dat
     return pd.DataFrame(rows, columns=["pair_id_a", "pair_id_b", "likeness"])
 
 
-def _thumbnail(path: Path) -> np.ndarray:
-    grey = np.asarray(Image.open(path).convert("L").resize((24, 24), Image.BOX), np.float32)
+def _thumbnail(rgb: np.ndarray) -> np.ndarray:
+    grey = np.asarray(Image.fromarray(rgb).convert("L").resize((24, 24), Image.Resampling.BOX), np.float32)
     grey = grey - grey.mean()
     return grey / max(np.linalg.norm(grey), 1e-6)

@@ -1,10 +1,12 @@
 """Alignment: the warp by hand, faces alone and in company, folders that survive kills and faults."""
 
+import dataclasses
 import hashlib
 import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import threading
@@ -18,7 +20,7 @@ import torch
 from PIL import Image
 from skimage.transform import warp
 
-from face3d_lib import align
+from face3d_lib import align, synthetic
 from face3d_lib.align import (
     EYES_MM,
     TEMPLATE_112,
@@ -27,16 +29,19 @@ from face3d_lib.align import (
     Faces,
     align_folder,
     align_pair,
+    check_depth,
     choose_face,
     chunks_of,
+    face_relief,
     find_faces,
     landmark_error,
     load_detector,
+    nose_peak,
     warp_matrix,
     warp_pair,
 )
 from face3d_lib.atomic import UserError, sha256_of
-from face3d_lib.manifest import ALIGNMENT_COLUMNS, MATRIX, POINTS, read_table, write_table
+from face3d_lib.manifest import ALIGNMENT_COLUMNS, DEPTH_MARKS, MATRIX, POINTS, read_table, write_table
 from face3d_lib.pairs import BadPair, RGBDPair
 
 from bad_inputs import bad_depths, bad_pictures, declare, depth_of, face, texture, write_pair  # isort: skip
@@ -769,8 +774,6 @@ def test_landmark_error_is_in_eye_distances(tmp_path):
 
 
 def test_synthetic_faces_are_found_where_they_are(detector):
-    from face3d_lib import synthetic
-
     shots = [synthetic.pair(0, subject, image) for subject in range(12) for image in range(3)]
     found = find_faces([shot.rgb for shot in shots], detector)
     errors = []
@@ -783,6 +786,127 @@ def test_synthetic_faces_are_found_where_they_are(detector):
     assert np.median(errors) < 0.12
 
 
+# ---- does the depth belong to the face?
+
+
+def surface(nose=(56.0, 72.0), height=20.0, tilt=(0.0, 0.0)):
+    """Depth (112, 112): a plane at 900 through the template's middle, with a bump of 5 px and `height` at `nose`."""
+    y, x = np.mgrid[:112, :112]
+    bump = height * np.exp(-((x - nose[0]) ** 2 + (y - nose[1]) ** 2) / (2 * 5.0**2))
+    return (900 + tilt[0] * (x - 56) + tilt[1] * (y - 72) - bump).astype(np.float32)
+
+
+def test_relief_by_hand():
+    depth = np.full((112, 112), 830, np.float32)
+    depth[65:80, 50:63] = 800  # the nose
+    assert face_relief(depth, TEMPLATE_112) == 30
+    assert face_relief(1000 - depth, TEMPLATE_112) == -30
+    depth[48:56, 30:45] = 2000  # one eye lies beside the head: a median of four bears one
+    assert face_relief(depth, TEMPLATE_112) == 30
+    depth[60:85, 45:68] = 0
+    assert np.isnan(face_relief(depth, TEMPLATE_112))
+    assert np.isnan(face_relief(depth, TEMPLATE_112 + 500))
+    holes = surface(height=0)
+    holes[::2] = 0  # no reading is no depth of nought
+    assert face_relief(holes, TEMPLATE_112) == 0
+
+
+def test_the_nose_is_found_where_it_stands_out():
+    for nose in ((56, 72), (64, 78), (48, 62)):
+        for tilt in ((0, 0), (0.5, 0.3), (-0.3, 0.6)):
+            assert np.hypot(*(nose_peak(surface(nose, tilt=tilt)) - nose)) < 3
+    holes = surface((62, 70))
+    holes[np.random.default_rng(0).random((112, 112)) < 0.3] = 0
+    assert np.hypot(*(nose_peak(holes) - (62, 70))) < 4
+    assert nose_peak(np.zeros((112, 112), np.float32)) is None
+    wall = surface((60, 75))
+    wall[:, 80:] = 3000  # behind a turned head: its edge is no nose
+    assert np.hypot(*(nose_peak(wall) - (60, 75))) < 3
+    assert np.array_equal(nose_peak(10 * wall), nose_peak(wall))  # whatever the unit
+
+
+def test_marks_are_in_eye_distances_in_every_mode():
+    """The template itself, 1.6 times as large: eyes 56.4 px apart, a nose of 20 mm, 4 template px to the right."""
+    back = similarity(8, 1.6, [40, 25])
+    there = np.linalg.inv(np.r_[back, [[0, 0, 1]]])[:2]
+    rgb = texture(280, 280)
+    for unit, eyes in (("mm", EYES_MM), ("pixel", 1.6 * 35.2377)):
+        y, x = np.mgrid[:280, :280]
+        place = apply(there, np.stack([x, y], -1).reshape(-1, 2)).reshape(280, 280, 2)
+        away = ((place - (60, 71.7)) ** 2).sum(-1)
+        depth = (900 - 20 * np.exp(-away / (2 * 6.0**2))).astype(np.float32)
+        pair, found = RGBDPair("p/a", "p", rgb, depth, unit, "", ""), Faces([face_at(back)], "native")
+        for settings in (TEMPLATE, AlignSettings(image_size=160), AlignSettings("facenet", image_size=182)):
+            row = {}
+            align_pair(pair, found, settings, row)
+            assert 0.7 * 20 / eyes < row["relief"] < 20 / eyes  # a median round the tip is a little less
+            assert abs(row["nose_dx"] - 4 / 35.24) < 0.06
+            assert abs(row["nose_dy"]) < 0.06
+            assert np.isclose(row["registration"], np.hypot(row["nose_dx"], row["nose_dy"]), atol=1e-3)
+    row = {}
+    align_pair(pair, None, AlignSettings("none"), row)
+    assert set(row).isdisjoint(DEPTH_MARKS)
+
+
+@pytest.fixture(scope="module")
+def shots(detector):
+    """24 synthetic pairs with the faces found in them."""
+    made = [synthetic.pair(5, subject, image) for subject in range(6) for image in range(4)]
+    pairs = [RGBDPair(m.row["pair_id"], "p", m.rgb, m.depth.astype(np.float32), "mm", "", "") for m in made]
+    found = find_faces([pair.rgb for pair in pairs], detector)
+    return [(pair, faces) for pair, faces in zip(pairs, found, strict=True) if faces.faces]
+
+
+def told(shots, change=lambda depth: depth):
+    """What `check_depth` says where the depths (a list of arrays) of these pairs were changed."""
+    rows = []
+    for (pair, found), depth in zip(shots, change([pair.depth for pair, _ in shots]), strict=True):
+        row = dict.fromkeys(ALIGNMENT_COLUMNS, "") | {"status": "ok"}
+        align_pair(dataclasses.replace(pair, depth=depth.astype(np.float32)), found, TEMPLATE, row)
+        rows.append(row)
+    return check_depth(align.pd.DataFrame(rows).astype(str))
+
+
+def shifted(depths, px):
+    return [np.roll(depth, px, axis=1) for depth in depths]
+
+
+def test_depth_as_it_was_recorded_raises_no_alarm(shots):
+    assert len(shots) >= 22
+    assert told(shots) == []
+    assert told(shots[:4], lambda depths: [10 * depth for depth in depths]) == []  # too few to judge
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda depths: [10 * depth for depth in depths], "about 10 times what it says"),
+        (lambda depths: [depth / 10 for depth in depths], "about 0.1 times what it says"),
+        (lambda depths: [1000 * depth for depth in depths], "about 1000 times what it says"),
+        (lambda depths: [np.where(depth > 0, 4096 - depth, 0) for depth in depths], "the wrong way round"),
+        (lambda depths: depths[7:] + depths[:7], "belongs to other pictures"),
+        (lambda depths: shifted(depths, 9), r"noses lie \(\+0"),  # 0.18 eye distances to the right
+        (lambda depths: shifted(depths, -9), r"noses lie \(-0"),
+    ],
+    ids=["x10", "/10", "x1000", "reversed", "swapped", "right", "left"],
+)
+def test_depth_that_cannot_be_is_told(shots, change, said):
+    (line,) = told(shots, change)
+    assert "\n" not in line
+    assert re.search(said, line)
+
+
+def test_a_table_from_before_the_marks_is_aligned_anew(tmp_path):
+    root, out = small_set(tmp_path / "in", people=1), tmp_path / "out"
+    frame = run(root, out)
+    assert (frame.loc[frame["status"] == "ok", "relief"] != "").all()
+    whole = tree(out)
+    write_table(out / "alignment.csv", frame.drop(columns=DEPTH_MARKS))
+    assert run(root, out).equals(frame)
+    assert tree(out) == whole
+    assert check_depth(frame.drop(columns=DEPTH_MARKS)) == []
+
+
 # ---- real photos, where they are
 
 
@@ -793,6 +917,8 @@ def test_everybody_in_true_sensor_depth_is_found(shared_data, tmp_path):
     assert ok["subject_id"].nunique() == 31
     assert len(ok) >= 129
     assert np.median(ok["valid_depth"].astype(float)) > 0.6
+    assert check_depth(frame) == []
+    assert 0.2 < ok["relief"].astype(float).median() < 0.4
 
 
 def test_roll_is_taken_out_of_rotated_photos(shared_data, tmp_path, detector):

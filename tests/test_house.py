@@ -32,6 +32,7 @@ UNSAFE = {
     "allow_pickle=True": r"allow_pickle\s*=\s*True",
     "torch.load without weights_only=True": r"torch\.load\((?![^\n]*weights_only=True)",
     "unpickling": r"pickle\.loads?\(|read_pickle|joblib\.load|yaml\.load\(",
+    "unpacking archives": r"\btarfile\b|\bzipfile\.(?!BadZipFile)|from zipfile|unpack_archive|\.extract(all)?\(",
     "eval or exec": r"(?<![.\w])(eval|exec)\(",
 }
 

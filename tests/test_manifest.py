@@ -172,6 +172,8 @@ def test_alignment_tables_are_checked():
         {"valid_depth": "1.5"},
         {"probability": "high"},
         {"depth_per_px": "0"},
+        {"relief": "flat"},
+        {"registration": "nan"},
         {"aligned_rgb_sha256": ""},
     ):
         with pytest.raises(UserError, match=r"alignment\.csv"):

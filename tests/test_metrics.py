@@ -380,6 +380,14 @@ def test_leave_one_out_by_hand():
     np.testing.assert_array_equal(swapped, found[order])
 
 
+def test_leave_one_out_with_other_probes():
+    """Turned by 90 degrees the first probe lies on the second person, the last on the first."""
+    vectors, probes = np.eye(4)[[0, 0, 1, 1]], np.eye(4)[[1, 0, 1, 0]]
+    assert metrics.leave_one_out_rank1(vectors, list("aabb"), probes).tolist() == [0, 1, 1, 0]
+    alone = metrics.leave_one_out_rank1(np.eye(3), list("aab"), np.eye(3))  # none finds itself
+    np.testing.assert_array_equal(alone, [0, 0, np.nan])
+
+
 def test_leave_one_out_counts_a_tie_against():
     assert metrics.leave_one_out_rank1(np.ones((4, 3)), ["a", "a", "b", "b"]).tolist() == [0, 0, 0, 0]
 

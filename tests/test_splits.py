@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from face3d_lib import synthetic
 from face3d_lib.atomic import UserError, sha256_of
 from face3d_lib.splits import (
     FIRST_COLUMNS,
@@ -239,14 +240,37 @@ def test_a_csv_that_names_a_file_outside_its_root_is_refused(tmp_path):
             paths_of(csv, tmp_path / "run")
 
 
-def test_near_duplicates_are_listed(tmp_path):
-    frame = table(people=3, images=4)
-    make_aligned(tmp_path, frame)
-    original = Image.open(tmp_path / "p000/i00.png")
-    original.save(tmp_path / "again.jpg", quality=60)
-    Image.open(tmp_path / "again.jpg").save(tmp_path / "p001/i01.png")  # saved again as JPEG
-    original.resize((70, 70)).resize((112, 112)).save(tmp_path / "p001/i02.png")  # resized
-    original.transpose(Image.FLIP_LEFT_RIGHT).save(tmp_path / "p002/i03.png")  # mirrored
-    found = near_duplicates(tmp_path, frame["pair_id"])
-    assert {"p001/i01", "p001/i02", "p002/i03"} == set(found[found["pair_id_a"] == "p000/i00"]["pair_id_b"])
-    assert len(found) == 6  # every two of the four, and nothing else
+def planted(root, count):
+    """`count` synthetic pictures, each saved again in four ways in other people's folders: copy -> original."""
+    copies = {}
+    for k in range(count):
+        original = Image.fromarray(synthetic.pair(3, k // 4, k % 4).rgb)
+        again = {
+            "exact": original,
+            "resized": original.resize((113, 113), Image.Resampling.BICUBIC),
+            "mirrored": original.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+            "reencoded": original,
+        }
+        (root / f"p{k // 4}").mkdir(parents=True, exist_ok=True)
+        original.save(root / f"p{k // 4}/{k:02d}.png")
+        for kind, picture in again.items():
+            (root / kind).mkdir(exist_ok=True)
+            picture.save(root / kind / (f"{k:02d}.jpg" if kind == "reencoded" else f"{k:02d}.png"), quality=75)
+            copies[f"{kind}/{k:02d}"] = f"p{k // 4}/{k:02d}"
+    return copies
+
+
+@pytest.mark.parametrize("count", [8, pytest.param(50, marks=pytest.mark.slow)])
+def test_near_duplicates_are_listed(tmp_path, count):
+    copies = planted(tmp_path, count)
+    originals = sorted(set(copies.values()))
+    found = near_duplicates(tmp_path, [*originals, *copies])
+    listed = {frozenset(two) for two in zip(found["pair_id_a"], found["pair_id_b"], strict=True)}
+    for kind, least in (("exact", 1.0), ("reencoded", 0.95), ("resized", 0.95), ("mirrored", 0.95)):
+        recall = np.mean([frozenset(two) in listed for two in copies.items() if two[0].startswith(kind)])
+        assert recall >= least, f"{kind}: {recall:.0%} of {count}"
+    sources = copies | {name: name for name in originals}
+    assert all(len({sources[name] for name in two}) == 1 for two in listed)  # and no two different pictures
+    assert len(near_duplicates(tmp_path, [])) == len(near_duplicates(tmp_path, originals)) == 0
+    with pytest.raises(UserError, match="no picture p0/99"):
+        near_duplicates(tmp_path, ["p0/99"])

@@ -276,6 +276,51 @@ def test_each_camera_knob_changes_its_own_camera_only(name):
     assert np.array_equal(plain.true_depth, changed.true_depth)
 
 
+def test_variety_is_the_persons_own_and_nearly_symmetric():
+    knobs = dataclasses.replace(CLEAN, variety=2.0)
+    plain, varied = (np.stack([heads.person(0, k, q)[1] for k in range(12)]) for q in (CLEAN, knobs))
+    added = (varied - plain)[:, :, 60:120, 40:-40]  # face and cheeks: (12, 3, rows, columns)
+    assert 2 < added[:, 2].std() < 5  # mm: about 1.35 of the knob by the waves, and some by proportions
+    assert added[:, 2].mean(0).std() < added[:, 2].std() / 2  # others have others
+    deep = added[:, 2] - added[:, 2].mean((1, 2), keepdims=True)
+    assert np.corrcoef(deep.ravel(), deep[:, :, ::-1].ravel())[0, 1] > 0.8
+    wide = added[:, 0] - added[:, 0].mean((1, 2), keepdims=True)
+    assert np.corrcoef(wide.ravel(), wide[:, :, ::-1].ravel())[0, 1] < -0.5  # outwards on both sides
+    heads.person.cache_clear()
+    assert np.array_equal(heads.person(0, 5, knobs)[1], varied[5])
+
+
+def test_mimic_moves_surface_and_landmarks_together():
+    knobs = dataclasses.replace(CLEAN, mimic=3.0)
+    _, surface = heads.person(0, 3, knobs)
+    assert np.array_equal(surface, heads.person(0, 3, CLEAN)[1])  # an image's, not the person's
+    noses = []
+    for image in range(6):
+        made, shot = pair(0, 3, image, knobs), synthetic.describe(0, 3, image, knobs)[1]
+        points, on_head = synthetic.true_landmarks(surface, shot, knobs)
+        noses.append(on_head[:, 2])
+        x, y = np.round(points[2]).astype(int)
+        assert abs(made.true_depth[y, x] - (shot.distance - on_head[2, 2])) < 2.5
+    assert np.std(noses, axis=0).min() > 1  # in x, y and z
+
+
+def test_relief_deepens_what_all_faces_share():
+    deep = dataclasses.replace(CLEAN, relief=1.5)
+    flat, cut = (np.mean([heads.person(0, k, q)[1][2] for k in range(3)], axis=0) for q in (CLEAN, deep))
+    head = heads.template()
+    nose, socket = (head.vertex(0, -31), head.vertex(24, 13))
+    assert (cut - flat).ravel()[nose] > 6  # the tip's 15 mm and what lies below, times a half
+    assert (cut - flat).ravel()[socket] < 0
+
+
+def test_depth_pixels_as_fine_as_the_picture():
+    fine = pair(0, 0, 0, dataclasses.replace(CLEAN, depth_pixel=1))
+    assert np.array_equal(fine.depth, np.round(fine.true_depth))
+    coarse = pair(0, 0, 0, CLEAN).depth
+    assert np.array_equal(coarse[::2, ::2], coarse[1::2, 1::2])
+    assert not np.array_equal(fine.depth[::2, ::2], fine.depth[1::2, 1::2])
+
+
 def test_harder_knobs_are_seen_in_the_manifest():
     knobs = dataclasses.replace(Knobs(), glasses=1, occlusion=1, yaw=60)
     rows = pd.DataFrame([synthetic.describe(0, k, 0, knobs)[0] for k in range(40)])
@@ -375,7 +420,13 @@ def test_a_folder_of_other_settings_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"subjects": 0}, {"images_per_session": SESSION_SIZE + 1}, {"seed": -1}, {"knobs": Knobs(size=8)}],
+    [
+        {"subjects": 0},
+        {"images_per_session": SESSION_SIZE + 1},
+        {"seed": -1},
+        {"knobs": Knobs(size=8)},
+        {"knobs": Knobs(depth_pixel=3)},
+    ],
 )
 def test_numbers_that_make_no_data_set_are_refused_before_anything_is_written(tmp_path, wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):

@@ -1,0 +1,103 @@
+"""Many networks side by side: what differs is shown, what does not is not, and seeds are averaged."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from face3d_lib import run as runs
+from face3d_lib.atomic import UserError
+from face3d_lib.embed import Embeddings
+from face3d_lib.metrics import paired_bootstrap
+from face3d_lib.report import compare, spread, table_of, test_trials, trained
+from face3d_lib.splits import PAIR_COLUMNS, Splits
+
+PEOPLE, IMAGES = 30, 6
+IDS = [f"p{person:02d}/{image}" for person in range(PEOPLE) for image in range(IMAGES)]
+WHO = [pair_id.partition("/")[0] for pair_id in IDS]
+
+
+def division() -> Splits:
+    sides = [(a, b) for k, a in enumerate(IDS) for b in IDS[k + 1 :]]
+    pairs = pd.DataFrame([(a, b, str(int(a[:3] == b[:3])), "test") for a, b in sides], columns=PAIR_COLUMNS, dtype=str)
+    return Splits(*[pd.DataFrame()] * 7, pairs)
+
+
+def vectors(noise: float, seed: int) -> Embeddings:
+    rng = np.random.default_rng(seed)
+    people = np.random.default_rng(99).normal(size=(PEOPLE, 16))
+    found = np.repeat(people, IMAGES, 0) + noise * rng.normal(size=(len(IDS), 16))
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    return Embeddings(np.array(IDS), np.array(WHO), found.astype(np.float32))
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch):
+    """runs/s with three seeds of a good and of a bad network and one run that failed."""
+    monkeypatch.setattr(runs, "RUNS", tmp_path)
+    rows = []
+    for name, noise, right in (("good", 0.9, 0.9), ("bad", 2.0, 0.6), ("same", 2.0, 0.6)):
+        for seed in range(3):
+            folder = tmp_path / "s" / f"{name}-{seed}" / "31_train_arcface"
+            folder.mkdir(parents=True)
+            record = {"status": "done", "parameters": {"loss": name, "seed": seed}}
+            (folder / "run.json").write_text(json.dumps(record))
+            (folder / "metrics.json").write_text(json.dumps({"eer": noise / 10 + seed / 100, "accuracy": right}))
+            vectors(noise, seed if name != "same" else seed + 10).save(folder / "unseen.npz")
+            rng = np.random.default_rng(seed)
+            named = [who if rng.random() < right else "nobody" for who in WHO]
+            table = pd.DataFrame({"pair_id": IDS, "cls_name": WHO, "predicted": named})
+            table.to_csv(folder / "predictions.csv", index=False)
+            rows.append({"notebook": "31_train_arcface", "run": f"s/{name}-{seed}", "status": "done"})
+    rows.append({"notebook": "31_train_arcface", "run": "s/broken-0", "status": "failed"})
+    (tmp_path / "s" / "sweep.json").write_text(json.dumps(rows))
+    return tmp_path
+
+
+def test_a_sweep_is_read_without_what_failed_and_it_is_said(sweep, capsys):
+    networks = trained("s", [])
+    assert len(networks) == 9
+    assert "1 runs of the sweep are not done: s/broken-0" in capsys.readouterr().out
+    table = table_of(networks, lambda parameters: parameters["loss"])
+    summary = spread(table, ["eer"])
+    assert list(summary.index) == ["good", "bad", "same"]
+    assert summary.loc["good", "eer"] == pytest.approx(0.1)
+    assert summary.loc["good", "eer_sd"] == pytest.approx(0.01)
+    assert (summary["seeds"] == 3).all()
+
+
+def test_named_models_are_found_and_what_is_missing_is_named(sweep):
+    (one,) = trained("s", ["bad-1/31_train_arcface"])
+    assert (one.run, one.stage, one.record["parameters"]["seed"]) == ("s/bad-1", "31_train_arcface", 1)
+    with pytest.raises(UserError, match="ugly-0/31_train_arcface is missing"):
+        trained("s", ["ugly-0/31_train_arcface"])
+    with pytest.raises(UserError, match="face3d sweep"):
+        trained("other", [])
+
+
+def test_a_difference_is_shown_and_chance_is_not(sweep):
+    networks = trained("s", [])
+    of = {name: [n for n in networks if n.record["parameters"]["loss"] == name] for name in ("good", "bad", "same")}
+    better = compare(of["bad"], of["good"], division(), 100)
+    assert better["eer"] < 0
+    assert better["eer_shown"]
+    assert better["accuracy"] == pytest.approx(0.3, abs=0.05)
+    assert better["accuracy_shown"]
+    alike = compare(of["bad"], of["same"], division(), 100)
+    assert not alike["eer_shown"]
+    assert abs(alike["eer"]) < 0.02
+    worse = compare(of["good"], of["bad"], division(), 100)
+    assert worse["eer"] == pytest.approx(-better["eer"])
+
+
+def test_seeds_are_averaged_within_a_draw_of_people():
+    trials = [test_trials(vectors(1.5, seed), division()) for seed in range(4)]
+
+    def rate(roc):
+        return roc.eer()[0]
+
+    found = paired_bootstrap(trials[:2], trials[2:], rate, 50)
+    by_hand = [paired_bootstrap(trials[a], trials[b], rate, 50).value for a, b in ((0, 2), (1, 3))]
+    assert found.value == pytest.approx(np.mean(by_hand))
+    assert found.low < found.value < found.high
