@@ -473,23 +473,24 @@ def check_depth(frame: pd.DataFrame) -> list[str]:
             f"depth: noses lie {-relief:.2f} eye distances behind the eyes (median of {count} pairs): "
             "larger_is is likely declared the wrong way round"
         ]
-    apart, measured = numbers["registration"].median(), int(numbers["registration"].count())
-    if measured >= 20 and relief < FACE_RELIEF * 10**0.5 and apart > REGISTRATION_LIMIT:
+    measured, apart = int(numbers["registration"].count()), numbers["registration"].median()
+    dx, dy = numbers["nose_dx"].median(), numbers["nose_dy"].median()
+    spread = np.hypot(numbers["nose_dx"] - dx, numbers["nose_dy"] - dy).median()
+    if measured >= 20 and np.hypot(dx, dy) > OFFSET_LIMIT and spread < REGISTRATION_LIMIT:
+        return [
+            f"depth: its noses lie ({dx:+.2f}, {dy:+.2f}) eye distances right of and below those in colour (median of "
+            f"{measured} pairs): depth is likely shifted against colour"
+        ]
+    if measured >= 20 and apart > REGISTRATION_LIMIT:
         return [
             f"depth: its noses lie {apart:.2f} eye distances from those in colour (median of {measured} pairs): depth "
             "likely belongs to other pictures or is not registered to colour"
         ]
-    if count >= 5 and not 10**-0.5 < max(relief, 1e-3) / FACE_RELIEF < 10**0.5:
-        factor = 10.0 ** round(np.log10(max(relief, 1e-3) / FACE_RELIEF))
+    ratio = max(relief, 1e-3) / FACE_RELIEF
+    if count >= 5 and not 10**-0.5 < ratio < 10**0.5:
         return [
-            f"depth: noses stand out {relief:.3f} eye distances (median of {count} pairs; about {FACE_RELIEF} in faces): "
-            f"depth_unit is likely wrong, numbers are about {factor:g} times what it says"
-        ]
-    dx, dy = numbers["nose_dx"].median(), numbers["nose_dy"].median()
-    if measured >= 20 and np.hypot(dx, dy) > OFFSET_LIMIT:
-        return [
-            f"depth: its noses lie ({dx:+.2f}, {dy:+.2f}) eye distances right of and below those in colour (median of "
-            f"{measured} pairs): depth is likely shifted against colour"
+            f"depth: noses stand out {relief:.3g} eye distances (median of {count} pairs; about {FACE_RELIEF} in faces): "
+            f"depth_unit is likely wrong, numbers are about {10.0 ** round(np.log10(ratio)):g} times what it says"
         ]
     return []
 

@@ -191,7 +191,7 @@ def fit(
         board.close()
     accelerator.wait_for_everyone()
     if state.epoch == settings.epochs:
-        objective.load_state_dict(read_checkpoint(folder / "best.pt", accelerator.device))
+        objective.load_state_dict(read_checkpoint(folder / "best.pt"))
     embedder.eval()
     return pd.DataFrame(state.history)
 
@@ -512,14 +512,14 @@ def write_checkpoint(path: Path, content: dict) -> None:
         ) from error
 
 
-def read_checkpoint(path: Path, device) -> dict:
-    """What `write_checkpoint` wrote; UserError where a byte differs."""
+def read_checkpoint(path: Path) -> dict:
+    """What `write_checkpoint` wrote, on the CPU; UserError where a byte differs."""
     try:
         data = path.read_bytes()
         data, digest = data[:-DIGEST], data[-DIGEST:]
         if hashlib.sha256(data).digest() != digest:
             raise RuntimeError("its SHA-256 is not the one written with it: cut or altered")
-        return torch.load(io.BytesIO(data), device, weights_only=True)
+        return torch.load(io.BytesIO(data), "cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{path}: not a checkpoint that can be read ({reason}): delete it to start again") from None
@@ -529,7 +529,7 @@ def load_checkpoint(path: Path, objective, optimizer, identity: dict) -> State:
     """Fill objective and optimizer from `path` and return where the run was; a fresh State when there is no file."""
     if not path.exists():
         return State()
-    saved = read_checkpoint(path, next(objective.parameters()).device)
+    saved = read_checkpoint(path)
     old = saved["identity"]
     if changed := sorted(key for key in identity.keys() | old.keys() if identity.get(key) != old.get(key)):
         listed = "; ".join(f"{key}: {_short(old.get(key))} -> {_short(identity.get(key))}" for key in changed)

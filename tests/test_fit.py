@@ -208,7 +208,7 @@ def test_a_stop_signal_ends_the_step_saves_and_then_takes_effect(tmp_path, monke
                 run(tmp_path / "stopped")
     finally:
         signal.signal(signal.SIGTERM, before)
-    saved = read_checkpoint(tmp_path / "stopped" / "last.pt", "cpu")["state"]
+    saved = read_checkpoint(tmp_path / "stopped" / "last.pt")["state"]
     assert (saved["epoch"], saved["step"]) == (1, 2)
     assert_equal(whole, run(tmp_path / "stopped"))
 
@@ -308,7 +308,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_state(tmp_pa
     embedder, _ = build()
     with pytest.raises(UserError, match=r"epoch 2, step 3: .*not finite"):
         fit(embedder, Breaks(16, 6), pack, train, evaluation, tmp_path, SETTINGS, GENTLE, "cpu", False)
-    state = read_checkpoint(tmp_path / "last.pt", "cpu")
+    state = read_checkpoint(tmp_path / "last.pt")
     bad = json.loads((tmp_path / "bad_step.json").read_text())
     assert (bad["epoch"], bad["step"], len(bad["pairs"])) == (2, 3, 16)
     assert state["state"]["epoch"] == 1
@@ -424,19 +424,19 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, monkeypatch):
         patch.setattr(fit_module, "write_bytes", full)
         with pytest.raises(UserError, match=r"last\.pt: .*No space left.*the one before it is whole"):
             run(tmp_path / "full")
-    assert read_checkpoint(tmp_path / "full" / "last.pt", "cpu")["state"]["step"] == 1
+    assert read_checkpoint(tmp_path / "full" / "last.pt")["state"]["step"] == 1
     assert_equal(run(tmp_path / "full"), run(tmp_path / "whole"))
 
 
 def test_an_altered_checkpoint_is_refused_whatever_byte_differs(tmp_path):
     path = tmp_path / "last.pt"
     fit_module.write_checkpoint(path, {"objective": {"w": torch.arange(1000.0)}})
-    assert torch.equal(read_checkpoint(path, "cpu")["objective"]["w"], torch.arange(1000.0))
+    assert torch.equal(read_checkpoint(path)["objective"]["w"], torch.arange(1000.0))
     good = path.read_bytes()
     for place in (0, 700, len(good) // 2, len(good) - 1):
         path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
         with pytest.raises(UserError, match=r"cut or altered.*delete it"):
-            read_checkpoint(path, "cpu")
+            read_checkpoint(path)
 
 
 def test_a_checkpoint_that_wants_to_run_code_is_refused(tmp_path):
@@ -447,7 +447,7 @@ def test_a_checkpoint_that_wants_to_run_code_is_refused(tmp_path):
     data = pickle.dumps(Evil())
     (tmp_path / "last.pt").write_bytes(data + hashlib.sha256(data).digest())
     with pytest.raises(UserError, match="delete it"):
-        read_checkpoint(tmp_path / "last.pt", "cpu")
+        read_checkpoint(tmp_path / "last.pt")
     assert not (tmp_path / "run").exists()
 
 
