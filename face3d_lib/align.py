@@ -56,7 +56,7 @@ CROPS = (("rgb", ".png"), ("depth", ".npy"))  # the files of an aligned pair
 MIN_CROP_READINGS = 0.02  # share of crop pixels with a depth below which the face counts as not measured
 FACE_RELIEF = 0.4  # eye distances from eyes and mouth forward to the nose: 0.28 to 0.53 in the sets that were measured
 DIRECTION_SURE = 0.1  # eye distances; a median relief below minus this is depth the other way round
-REGISTRATION_LIMIT = 0.25  # eye distances; medians were 0.06 to 0.12 as recorded, 0.43 and more with depths swapped
+REGISTRATION_LIMIT = 0.28  # eye distances; medians were 0.07 to 0.13 as recorded, 0.35 to 0.5 with depths swapped
 OFFSET_LIMIT = 0.12  # eye distances; the common offset of the noses was 0.07 and less as recorded
 
 
