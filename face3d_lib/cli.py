@@ -46,7 +46,9 @@ def run(
 
 @app.command()
 def sweep(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="YAML grid; see sweeps/")],
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="YAML grid, such as notebooks/39_compare_losses.yaml")
+    ],
     name: Annotated[str, typer.Argument(metavar="RUN", help="run that holds the data and, nested, all runs")],
     jobs: Annotated[int, typer.Option(min=1, help="runs side by side")] = 1,
 ):

@@ -89,8 +89,9 @@ class Objective(nn.Module):
         self.branch_losses = nn.ModuleList(copy.deepcopy(loss) for _ in range(extra))
 
     def forward(self, batch, labels):
-        together, *single = (of_all_processes(vectors.float()) for vectors in self.embedder.branches(batch))
-        labels = of_all_processes(labels)
+        shares = shares_of(len(labels), labels.device)  # asked once: the answer waits for a GPU
+        together, *single = (of_all_processes(vectors.float(), shares) for vectors in self.embedder.branches(batch))
+        labels = of_all_processes(labels, shares)
         with torch.autocast(together.device.type, enabled=False):
             total = self.loss(together, labels)
             for loss, embeddings in zip(self.branch_losses, single[: len(self.branch_losses)], strict=True):
@@ -98,21 +99,26 @@ class Objective(nn.Module):
         return total, together.detach(), labels
 
 
-def of_all_processes(values: torch.Tensor) -> torch.Tensor:
-    """`values` (b, ...) of all processes, joined in the order of their ranks; gradients flow back to each."""
+def shares_of(n: int, device) -> list[int]:
+    """How many pairs of this step each process has, by rank; they may differ by a pair or a person."""
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return [n]
+    counts = torch.empty(torch.distributed.get_world_size(), dtype=torch.int64, device=device)
+    torch.distributed.all_gather(list(counts.split(1)), torch.tensor([n], device=device))
+    return counts.tolist()
+
+
+def of_all_processes(values: torch.Tensor, shares: list[int]) -> torch.Tensor:
+    """`values` (b, ...) of all processes, joined in the order of their ranks; gradients flow back to each."""
+    if len(shares) == 1:
         return values
-    count = torch.tensor([len(values)], device=values.device)
-    counts = [torch.zeros_like(count) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(counts, count)  # shares of a batch may differ by a pair
-    most = max(int(c) for c in counts)
-    padded = torch.cat([values, values.new_zeros(most - len(values), *values.shape[1:])])
+    padded = torch.cat([values, values.new_zeros(max(shares) - len(values), *values.shape[1:])])
     if values.is_floating_point():
         parts = all_gather(padded)
     else:
-        parts = [torch.zeros_like(padded) for _ in counts]
+        parts = [torch.zeros_like(padded) for _ in shares]
         torch.distributed.all_gather(parts, padded)
-    return torch.cat([part[: int(c)] for part, c in zip(parts, counts, strict=True)])
+    return torch.cat([part[:n] for part, n in zip(parts, shares, strict=True)])
 
 
 def fit(

@@ -58,8 +58,6 @@ def _first_ranks(vectors: Embeddings, division: Splits) -> tuple[np.ndarray, np.
 class Trained:
     """One trained network of a comparison, as its run left it."""
 
-    run: str
-    stage: str
     record: dict  # run.json
     metrics: dict
     folder: Path
@@ -81,11 +79,10 @@ def trained(run: str, models: list[str]) -> list[Trained]:
     found = []
     for name in models:
         folder = find_stage(run, name)
-        if (status := read_record(folder)["status"]) != "done":
-            raise UserError(f"{name} is {status} in run {run}: train it first")
-        inner, _, stage = name.rpartition("/")
-        metrics = json.loads((folder / "metrics.json").read_text())
-        found.append(Trained(f"{run}/{inner}", stage, read_record(folder), metrics, folder))
+        record = read_record(folder)
+        if record["status"] != "done":
+            raise UserError(f"{name} is {record['status']} in run {run}: train it first")
+        found.append(Trained(record, json.loads((folder / "metrics.json").read_text()), folder))
     return found
 
 

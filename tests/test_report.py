@@ -69,7 +69,7 @@ def test_a_sweep_is_read_without_what_failed_and_it_is_said(sweep, capsys):
 
 def test_named_models_are_found_and_what_is_missing_is_named(sweep):
     (one,) = trained("s", ["bad-1/31_train_arcface"])
-    assert (one.run, one.stage, one.record["parameters"]["seed"]) == ("s/bad-1", "31_train_arcface", 1)
+    assert (one.record["parameters"], one.folder.parent.name) == ({"loss": "bad", "seed": 1}, "bad-1")
     with pytest.raises(UserError, match="ugly-0/31_train_arcface is missing"):
         trained("s", ["ugly-0/31_train_arcface"])
     with pytest.raises(UserError, match="face3d sweep"):
