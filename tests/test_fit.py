@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -268,6 +269,24 @@ def test_killed_again_and_again_every_loss_ends_as_if_never_killed(tmp_path):
     for name in HEADS:
         one, other = (torch.load(tmp_path / f / f"{name}.pt", weights_only=True) for f in ("whole", "killed"))
         assert_equal(one, other)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler, and there is none")
+def test_compiled_branches_learn_the_same(tmp_path):
+    """A minute of compiling; the same losses up to rounding, and files that do not know of it."""
+    pack, subject = toy_pack()
+    train, evaluation = halves(subject)
+    found = {}
+    for compiled in (False, True):
+        embedder, loss = build("rgbd")
+        settings = dataclasses.replace(SETTINGS, epochs=2, compile=compiled)
+        history = fit(
+            embedder, loss, pack, train, evaluation, tmp_path / str(compiled), settings, GENTLE, progress=False
+        )
+        found[compiled] = history["loss"].to_numpy(), set(embedder.state_dict())
+    np.testing.assert_allclose(found[True][0], found[False][0], rtol=1e-3)
+    assert found[True][1] == found[False][1]
 
 
 def test_another_run_is_not_resumed(tmp_path):
