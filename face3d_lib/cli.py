@@ -73,10 +73,10 @@ def demo(
 ):
     """Run the numbered notebooks in order and end with a table. Killed and started again, it goes on where it was."""
     from .pairs import find_pairs, read_convention
-    from .run import PLAN, run_folder, run_notebook, up_to_date
+    from .run import PLAN, PUBLISHED, run_folder, run_notebook, up_to_date
 
     name = name or (data.resolve().name if data else "demo")
-    if data and name.partition("/")[0] in ("demo", "default"):
+    if data and name.partition("/")[0] in PUBLISHED:
         raise UserError(
             f"--name {name}: figures of that run are published in figures/; choose another name for real faces"
         )

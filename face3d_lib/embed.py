@@ -1,12 +1,14 @@
 """Pairs -> embeddings of unit length: whole splits, nothing dropped, the same numbers every time."""
 
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.covariance import LedoitWolf
 from tqdm.auto import tqdm
 
 from .align import AlignSettings, align_pair, find_faces, load_detector
@@ -85,6 +87,22 @@ def embed(embedder: Embedder, pack: Pack, rows, batch_size: int = 128, progress:
             bar.update(len(chosen))
     index = pack.index.iloc[rows]
     return Embeddings(index["pair_id"].to_numpy(str), index["subject_id"].to_numpy(str), vectors)
+
+
+def whitening(vectors) -> Callable[[np.ndarray], np.ndarray]:
+    """A map (..., D) -> (..., D) that gives `vectors` (N, D) mean 0 and, but for shrinkage, unit covariance.
+
+    Learnt without names from pairs of a sensor that the network was not trained for: what all of them share, and
+    directions in which they scatter most for the sensor's own reasons, weigh less afterwards. The covariance is
+    shrunk as in Ledoit and Wolf (2004, "A well-conditioned estimator for large-dimensional covariance matrices"),
+    so fewer pairs than dimensions will do. UserError for fewer than two different vectors.
+    """
+    vectors = np.asarray(vectors, np.float64)
+    if len(np.unique(vectors, axis=0)) < 2:
+        raise UserError("whitening needs pairs that differ: give more of them")
+    found = LedoitWolf().fit(vectors)
+    variances, axes = np.linalg.eigh(found.covariance_)
+    return lambda others: (np.asarray(others, np.float64) - found.location_) @ (axes / np.sqrt(variances))
 
 
 def embed_pair(embedder: Embedder, pair: RGBDPair, alignment: dict) -> np.ndarray:

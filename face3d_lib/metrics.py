@@ -185,17 +185,23 @@ def rank1(scores, probe_subjects, gallery_subjects) -> float:
     return float((ranks(scores, probe_subjects, gallery_subjects) == 1).mean())
 
 
-def leave_one_out_rank1(vectors, subjects, probes=None) -> np.ndarray:
+def leave_one_out_rank1(vectors, subjects, probes=None, adapt=None) -> np.ndarray:
     """(N,) each pair against all others: 1.0 where the most similar is of the same person, 0.0 where it is not.
 
     `vectors` (N, D) of any length, compared by cosine; `subjects` (N,). `probes` (N, D): what looks for the others
-    in place of `vectors`, as the same pairs after a change. A tie between two people counts as 0, as in `ranks`;
-    whoever has no other pair cannot be found and gets NaN. Give what is not NaN to `mean_bootstrap`.
+    in place of `vectors`, as the same pairs after a change. `adapt`: called for each person with the `vectors` of
+    all others, it returns a map of vectors that this person's probes and everybody are compared through
+    (`embed.whitening`): nobody is looked for in a space that has seen them. A tie between two people counts as 0,
+    as in `ranks`; whoever has no other pair cannot be found and gets NaN. Give what is not NaN to `mean_bootstrap`.
     """
     gallery, subjects = np.asarray(vectors, np.float64), np.asarray(subjects)
     probes = gallery if probes is None else np.asarray(probes, np.float64)
-    probes, gallery = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (probes, gallery))
-    scores = _finite(probes @ gallery.T, "cosines")
+    scores = np.empty((len(probes), len(gallery)))
+    for mine in [subjects == subject for subject in np.unique(subjects)] if adapt else [np.ones(len(subjects), bool)]:
+        space = adapt(gallery[~mine]) if adapt else np.asarray
+        one, all_ = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (space(probes[mine]), space(gallery)))
+        scores[mine] = one @ all_.T
+    scores = _finite(scores, "cosines")
     np.fill_diagonal(scores, -np.inf)
     same = subjects[:, None] == subjects
     own, other = (np.where(mask, scores, -np.inf).max(axis=1) for mask in (same, ~same))

@@ -97,11 +97,13 @@ def run_folder(run: str) -> Path:
     return RUNS / run
 
 
+PUBLISHED = {"default": "", "demo": "demo"}  # runs of synthetic faces -> folder of figures/, which git tracks
+
+
 def figures_folder(run: str, stage: str) -> Path:
     """Where a stage's figures go: only those of the two synthetic runs into figures/, which git tracks."""
     root, _, nested = run.partition("/")
-    tracked = {"default": FIGURES, "demo": FIGURES / "demo"}
-    return tracked[root] / stage / nested if root in tracked else run_folder(run) / "figures" / stage
+    return FIGURES / PUBLISHED[root] / stage / nested if root in PUBLISHED else run_folder(run) / "figures" / stage
 
 
 def outward(run: str) -> list[str]:
@@ -380,6 +382,12 @@ class Run:
             self._notebook = Path(os.environ["FACE3D_NOTEBOOK"])
         self._namespace, self._pid, self._thread_errors = namespace, os.getpid(), []
         self.parameters = self._check_parameters()
+        given = [name for name in ("data", "sensor") if self.parameters.get(name)]
+        if given and self.run.partition("/")[0] in PUBLISHED:
+            raise UserError(
+                f"run {self.run!r} with {given[0]!r}: figures of that run are published in figures/; give real faces "
+                f"a run of another name"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = lock(self.folder) if self.by_hand and self.rank == 0 else None
         if self.by_hand or self.rank:

@@ -6,7 +6,7 @@ import torch
 from test_fit import toy_pack
 
 from face3d_lib.atomic import UserError
-from face3d_lib.embed import Embeddings, embed, embed_batch
+from face3d_lib.embed import Embeddings, embed, embed_batch, whitening
 from face3d_lib.embedder import Architecture, Embedder
 
 
@@ -82,3 +82,22 @@ def test_a_vector_that_is_not_finite_is_refused(pack):
         broken.branch[0].neck[2].weight.fill_(float("nan"))
     with pytest.raises(UserError, match="not finite"):
         embed(broken, pack, np.arange(2), progress=False)
+
+
+def test_whitening_by_hand():
+    """Many pairs of known covariance: mean 0 and unit covariance; an offset and a stretch of all make no difference."""
+    rng = np.random.default_rng(0)
+    shape = np.array([[3.0, 0, 0], [1, 1.5, 0], [0, 0.2, 1]])
+    vectors = rng.normal(size=(20_000, 3)) @ shape + [5, -2, 1]
+    white = whitening(vectors)(vectors)
+    np.testing.assert_allclose(white.mean(axis=0), 0, atol=1e-9)
+    np.testing.assert_allclose(np.cov(white.T), np.eye(3), atol=0.05)
+    moved = 7 * vectors + [1, 2, 3]
+    np.testing.assert_allclose(whitening(moved)(moved) @ whitening(moved)(moved[:5]).T, white @ white[:5].T, atol=1e-6)
+
+
+def test_whitening_with_fewer_pairs_than_dimensions_is_finite_and_one_pair_is_refused():
+    vectors = np.random.default_rng(0).normal(size=(5, 40))
+    assert np.isfinite(whitening(vectors)(vectors)).all()
+    with pytest.raises(UserError, match="pairs that differ"):
+        whitening(np.ones((3, 40)))

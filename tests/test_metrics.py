@@ -388,6 +388,27 @@ def test_leave_one_out_with_other_probes():
     np.testing.assert_array_equal(alone, [0, 0, np.nan])
 
 
+def test_leave_one_out_through_a_space_learnt_from_the_others():
+    """One axis that says nothing drowns the other; a map that hides it, made from the others alone, brings it back."""
+    rng = np.random.default_rng(0)
+    owner = np.repeat(np.arange(6), 4)
+    vectors = np.stack([50 * rng.normal(size=24), owner + 0.05 * rng.normal(size=24), np.full(24, 3.0)], 1)
+    given = []
+
+    def hide_the_largest(reference):
+        given.append(reference)
+        return lambda x: x * (reference.std(axis=0) < 10)
+
+    assert metrics.leave_one_out_rank1(vectors, owner).mean() < 0.5
+    assert metrics.leave_one_out_rank1(vectors, owner, adapt=hide_the_largest).mean() == 1
+    for subject, reference in enumerate(given):
+        np.testing.assert_array_equal(reference, vectors[owner != subject])
+    np.testing.assert_array_equal(
+        metrics.leave_one_out_rank1(vectors, owner, adapt=lambda _: np.asarray),
+        metrics.leave_one_out_rank1(vectors, owner),
+    )
+
+
 def test_leave_one_out_counts_a_tie_against():
     assert metrics.leave_one_out_rank1(np.ones((4, 3)), ["a", "a", "b", "b"]).tolist() == [0, 0, 0, 0]
 

@@ -69,6 +69,18 @@ def hear_signals() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@pytest.mark.parametrize("run", ["default", "demo/rgb"])
+def test_real_faces_do_not_enter_a_run_whose_figures_are_published(desk, monkeypatch, run):
+    monkeypatch.setattr(runs, "NOTEBOOKS", desk / "notebooks")
+    parameters = 'run: str = "trial"  # name of the run\ndata: str = ""  # folder of pairs'
+    write_notebook(desk, "01_look", *OPEN, parameters=parameters)
+    with pytest.raises(UserError, match="published in figures/"):
+        runs.open_run("01_look", {"run": run, "data": "faces"})
+    assert not list((desk / "runs").rglob("*"))
+    runs.open_run("01_look", {"run": "mine", "data": "faces"}).release()
+    runs.open_run("01_look", {"run": run, "data": ""}).release()
+
+
 def wait_for(path: Path, process: subprocess.Popen) -> None:
     patience = time.monotonic() + 60
     while not path.exists():
