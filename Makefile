@@ -5,6 +5,9 @@ TEST_ENV := FACE3D_RUNS=runs/.test FACE3D_FIGURES=runs/.test/figures
 NBVAL := $(BIN)/pytest -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
 	--nbval-sanitize-with tests/nbval_sanitize.cfg
 
+# Threads of torch wait by turning; with another program on a core, turning longer than this costs two thirds of the speed
+export GOMP_SPINCOUNT ?= 2000
+
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-unit test-notebooks test-full lab lint format notebooks bench lock clean
 

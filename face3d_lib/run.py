@@ -70,7 +70,7 @@ PLAN = [
     Step("21_pack_dataset"),
     Step("22_encode_depth"),
     *(
-        Step("30_train_softmax", modality, {"modality": modality}, {"epochs": 20, "input_size": 0})
+        Step("30_train_softmax", modality, {"modality": modality}, {"epochs": 20, "input_size": 80})
         for modality in ("rgb", "depth", "rgbd")
     ),
     Step("40_evaluate_verification"),
