@@ -36,9 +36,9 @@ def test_a_grid_becomes_runs(tmp_path):
     data, training = read_sweep(write(tmp_path, GRID), "s")
     assert [job.notebook for job in data] == sweep_module.DATA_STAGES
     assert [job.run for job in training] == [
-        "s/arcface-0", "s/arcface-1", "s/cosface-0", "s/cosface-1", "s/rgb-0", "s/rgb-1",
+        "s/arcface-0", "s/cosface-0", "s/rgb-0", "s/arcface-1", "s/cosface-1", "s/rgb-1",
     ]  # fmt: skip
-    assert training[2].parameters == {"epochs": 3, "loss": "cosface", "seed": 0}
+    assert training[1].parameters == {"epochs": 3, "loss": "cosface", "seed": 0}
     assert training[5].parameters == {"epochs": 5, "modality": "rgb", "seed": 1}
 
 
