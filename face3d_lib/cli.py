@@ -73,13 +73,11 @@ def demo(
 ):
     """Run the numbered notebooks in order and end with a table. Killed and started again, it goes on where it was."""
     from .pairs import find_pairs, read_convention
-    from .run import PLAN, PUBLISHED, run_folder, run_notebook, up_to_date
+    from .run import PLAN, refuse_real_faces, run_folder, run_notebook, up_to_date
 
     name = name or (data.resolve().name if data else "demo")
-    if data and name.partition("/")[0] in PUBLISHED:
-        raise UserError(
-            f"--name {name}: figures of that run are published in figures/; choose another name for real faces"
-        )
+    if data:
+        refuse_real_faces(name)
     try:
         run_folder(name)
     except UserError as error:

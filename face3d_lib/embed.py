@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.covariance import LedoitWolf
 from tqdm.auto import tqdm
 
 from .align import AlignSettings, align_pair, find_faces, load_detector
@@ -97,8 +96,10 @@ def whitening(vectors) -> Callable[[np.ndarray], np.ndarray]:
     shrunk as in Ledoit and Wolf (2004, "A well-conditioned estimator for large-dimensional covariance matrices"),
     so fewer pairs than dimensions will do. UserError for fewer than two different vectors.
     """
+    from sklearn.covariance import LedoitWolf  # here, because naming a face does not need a second of imports
+
     vectors = np.asarray(vectors, np.float64)
-    if len(np.unique(vectors, axis=0)) < 2:
+    if len(vectors) < 2 or not np.ptp(vectors, axis=0).any():
         raise UserError("whitening needs pairs that differ: give more of them")
     found = LedoitWolf().fit(vectors)
     variances, axes = np.linalg.eigh(found.covariance_)

@@ -197,7 +197,7 @@ def leave_one_out_rank1(vectors, subjects, probes=None, adapt=None) -> np.ndarra
     gallery, subjects = np.asarray(vectors, np.float64), np.asarray(subjects)
     probes = gallery if probes is None else np.asarray(probes, np.float64)
     scores = np.empty((len(probes), len(gallery)))
-    for mine in [subjects == subject for subject in np.unique(subjects)] if adapt else [np.ones(len(subjects), bool)]:
+    for mine in (subjects == subject for subject in np.unique(subjects)):
         space = adapt(gallery[~mine]) if adapt else np.asarray
         one, all_ = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (space(probes[mine]), space(gallery)))
         scores[mine] = one @ all_.T

@@ -106,6 +106,12 @@ def figures_folder(run: str, stage: str) -> Path:
     return FIGURES / PUBLISHED[root] / stage / nested if root in PUBLISHED else run_folder(run) / "figures" / stage
 
 
+def refuse_real_faces(run: str) -> None:
+    """UserError for a run whose figures git tracks."""
+    if run.partition("/")[0] in PUBLISHED:
+        raise UserError(f"run {run!r}: its figures are published in figures/; choose another name for real faces")
+
+
 def outward(run: str) -> list[str]:
     """The run and the runs it is nested in, innermost first: "demo/rgb" gives ["demo/rgb", "demo"]."""
     return [str(path) for path in (PurePosixPath(run), *PurePosixPath(run).parents) if path.name]
@@ -382,12 +388,8 @@ class Run:
             self._notebook = Path(os.environ["FACE3D_NOTEBOOK"])
         self._namespace, self._pid, self._thread_errors = namespace, os.getpid(), []
         self.parameters = self._check_parameters()
-        given = [name for name in ("data", "sensor") if self.parameters.get(name)]
-        if given and self.run.partition("/")[0] in PUBLISHED:
-            raise UserError(
-                f"run {self.run!r} with {given[0]!r}: figures of that run are published in figures/; give real faces "
-                f"a run of another name"
-            )
+        if self.parameters.get("data") or self.parameters.get("sensor"):  # a folder of somebody's pairs
+            refuse_real_faces(self.run)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = lock(self.folder) if self.by_hand and self.rank == 0 else None
         if self.by_hand or self.rank:

@@ -81,8 +81,8 @@ def read_sweep(path: Path, name: str) -> tuple[list[Job], list[Job]]:
             jobs.append(_job(notebook, f"{name}/{label}", fixed | cell))
     if double := {job.run for job in jobs if sum(job.run == other.run for other in jobs) > 1}:
         raise UserError(f"{path}: two settings would write into run {sorted(double)[0]}: give each a `name`")
-    order = list(itertools.product(*shared.values()))  # stopped early, a sweep has every setting with the first seeds
-    return data, sorted(jobs, key=lambda job: order.index(tuple(job.parameters[axis] for axis in shared)))
+    # stopped early, a sweep has every setting with the first seeds
+    return data, sorted(jobs, key=lambda job: [values.index(job.parameters[axis]) for axis, values in shared.items()])
 
 
 def _job(notebook: str, run: str, parameters: dict) -> Job:
