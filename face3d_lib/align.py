@@ -15,7 +15,7 @@ import os
 import random
 import signal
 import threading
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -229,10 +229,10 @@ def _detect(views: dict, batch: list[int], min_size: float, detector) -> dict[in
     if min(pixels.shape[1:3]) < min_size:
         return {k: Faces() for k in batch}
     detector.min_face_size = min_size
+    # laid out by planes under that shape: its resizing is faster so, its results are the same
+    planes = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).permute(0, 2, 3, 1)
     found = {}
-    for k, boxes, probabilities, points in zip(
-        batch, *detector.detect(torch.from_numpy(pixels), landmarks=True), strict=True
-    ):
+    for k, boxes, probabilities, points in zip(batch, *detector.detect(planes, landmarks=True), strict=True):
         parts = [] if boxes is None else [np.asarray(part, np.float64) for part in (boxes, probabilities, points)]
         faces = [_in_source(*one, *views[k]) for one in zip(*parts, strict=True)]
         faces = [face for face in faces if np.isfinite([*face.box, face.probability, *face.points.flat]).all()]
@@ -382,10 +382,10 @@ def align_pair(pair: RGBDPair, found: Faces | None, settings: AlignSettings, row
     if face is None:
         depth_per_px = UNALIGNED_WIDTH_MM / settings.image_size
     else:
-        template = template_transform(face.points)
+        plain = settings.mode == "template" and settings.image_size == 112
+        template = matrix if plain else template_transform(face.points)
         template_scale = float(np.sqrt(np.linalg.det(template[:, :2])))
         depth_per_px = MM_PER_TEMPLATE_PX * template_scale / scale
-        plain = settings.mode == "template" and settings.image_size == 112
         upright = depth if plain else _nearest(pair.depth, *_source_of(template, 112))[0]
         per_px = 1 / template_scale if pair.depth_unit == "pixel" else MM_PER_TEMPLATE_PX
         row |= _depth_marks(upright, face.points @ template[:, :2].T + template[:, 2], per_px)
@@ -808,25 +808,31 @@ def _run(chunks: list[list[PairFiles]], job: Job, workers: int | None):
     if not chunks:
         return
     if workers is None:  # a process of its own takes seconds to import torch
-        workers = min(_cores(), sum(map(len, chunks)) // 600)
-    if workers <= 1 or len(chunks) == 1:
-        with _detector_on_one_thread(job) as detector:
+        workers = min(_cores(), sum(map(len, chunks)) // 400)
+    with _detector_on_one_thread(job) as detector:  # this process works, too
+        if workers <= 1 or len(chunks) == 1:
             for chunk in chunks:
                 yield align_chunk(chunk, job, detector)
-        return
-    if job.device != "cpu":
-        load_detector(job.device)  # to say here what is wrong with the device
-    # spawn: forked children of a process that used torch or a GPU can hang; Jupyter kernels can spawn
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(chunks)), context, _start_worker, (job,))
-    try:
-        for future in as_completed([pool.submit(_run_in_worker, chunk) for chunk in chunks]):
-            yield future.result()
-    except BrokenProcessPool:
-        fix = "run the same command again, it goes on; with fewer workers if it happens again"
-        raise UserError(f"{job.output_dir}: a worker was killed (too little memory?): {fix}") from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+            return
+        # spawn: forked children of a process that used torch or a GPU can hang; Jupyter kernels can spawn
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(min(workers, len(chunks)) - 1, context, _start_worker, (job,))
+        try:
+            waiting = {pool.submit(_run_in_worker, chunk): chunk for chunk in chunks}
+            while waiting:
+                last = next(reversed(waiting))
+                if last.cancel():
+                    yield align_chunk(waiting.pop(last), job, detector)
+                else:
+                    wait(waiting, return_when=FIRST_COMPLETED)
+                for future in [future for future in waiting if future.done()]:
+                    del waiting[future]
+                    yield future.result()
+        except BrokenProcessPool:
+            fix = "run the same command again, it goes on; with fewer workers if it happens again"
+            raise UserError(f"{job.output_dir}: a worker was killed (too little memory?): {fix}") from None
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _cores() -> int:

@@ -25,7 +25,9 @@ from .pack import Batch, Pack, decode
 # purposes of a random stream; streams of different purposes are unrelated
 ORDER, AUGMENT, STEP, PICTURES = range(4)
 # purposes of the draws of one pair
-FLIP, SIMILARITY, POSE, MISREGISTRATION, BLUR, COLOUR, TILT, QUANTISATION, PIXELS, FILL, PATCH, DEPTH_PATCH = range(12)
+FLIP, SIMILARITY, POSE, MISREGISTRATION, BLUR, COLOUR, TILT, QUANTISATION, PIXELS, FILL, PATCH, DEPTH_PATCH, RELIEF = (
+    range(13)
+)
 
 POSE_STEPS = 3  # of the fixed-point iteration; at 15 degrees each leaves a quarter of the error on a slope of 1
 LOOSE = 0.04  # of the crop's width (8 mm): a reading farther off the surface is not seen where the surface says
@@ -51,6 +53,7 @@ class Augmentation:
     blur_px: float = 1.5  # largest sd of the Gaussian that blurs, crop pixels; drawn evenly
     misregistration_px: float = 0.3  # sd, across and down, crop pixels: depth lies beside the colour
     depth_noise_px: float = 0.3  # sd, crop pixels, each reading
+    relief: float = 0.0  # sd of the logarithm of a factor on the relief: a unit of depth that cannot be relied on
     depth_tilt: float = 0.05  # sd of the slope of an added plane: a head turned by as many radians
     quantisation_px: float = 0.0  # largest step to whose multiples depth is rounded, crop pixels; drawn evenly
     hole_share: float = 0.02  # share of readings lost
@@ -312,7 +315,10 @@ def augment(batch: Batch, how: Augmentation, keys: np.ndarray) -> Batch:
         depth = erase(depth, np.zeros((len(keys), 1)), how, keys, DEPTH_PATCH)
     if rgb.is_floating_point():
         rgb = rgb.round().clamp_(0, 255).to(torch.uint8)
-    return replace(batch, rgb=rgb, depth=depth)
+    per_px = batch.depth_per_px
+    if how.relief:  # a larger unit, not another depth: holes and distance stay
+        per_px = per_px / _numbers(np.exp(normal(keys, RELIEF, 1) * how.relief), per_px.device)[0, :, 0, 0]
+    return replace(batch, rgb=rgb, depth=depth, depth_per_px=per_px)
 
 
 def warp(batch: Batch, how: Augmentation, keys: np.ndarray) -> Batch:

@@ -219,8 +219,9 @@ class MarginLoss(Watching):
     """A loss of pytorch-metric-learning with a margin on the angle, watched, and eased in.
 
     loss: ArcFaceLoss, SubCenterArcFaceLoss, CosFaceLoss or SphereFaceLoss; what is called is
-    t * loss + (1 - t) * the cross-entropy of its logits without the margin, and t rises linearly from 0 to 1 over the
-    first `warmup` batches (the annealing of Liu et al. 2017 for SphereFace, for all of them; 0: the margin at once).
+    t * loss + (1 - t) * the cross-entropy of its logits without the margin, and t rises linearly from 0 to `most` over
+    the first `warmup` batches (0: at once). The annealing of Liu et al. 2017, for all of them; their own SphereFace ends
+    at lambda = 5, which is most = 1 / (1 + 5): with the whole margin it pays to shorten the embeddings.
 
     Watches `angle_deg` to the own class and `angle_other_deg` to the nearest other one: training that stalls leaves
     the first near 90, or both alike.
@@ -228,9 +229,9 @@ class MarginLoss(Watching):
 
     watches = ("angle_deg", "angle_other_deg")
 
-    def __init__(self, loss: nn.Module, warmup: int = 0):
+    def __init__(self, loss: nn.Module, warmup: int = 0, most: float = 1.0):
         super().__init__()
-        self.loss, self.warmup = loss, warmup
+        self.loss, self.warmup, self.most = loss, warmup, most
         self.register_buffer("batches", torch.tensor(0))
 
     def get_logits(self, embeddings: torch.Tensor) -> torch.Tensor:
@@ -241,9 +242,10 @@ class MarginLoss(Watching):
         embeddings = embeddings.to(self.loss.W.dtype)  # else the weights would be cast to the embeddings' for good
         self._note_angles(embeddings, labels)
         total = self.loss(embeddings, labels)
-        if self.warmup:
+        if self.warmup or self.most < 1:
             plain = F.cross_entropy(self.loss.get_logits(embeddings), labels)
-            total = torch.lerp(plain, total, (self.batches / self.warmup).clamp(max=1))
+            eased = (self.batches / self.warmup).clamp(max=1) if self.warmup else torch.ones_like(plain)
+            total = torch.lerp(plain, total, self.most * eased)
             self.batches += self.training
         return total
 
@@ -255,7 +257,7 @@ class MarginLoss(Watching):
         self.note(own.acos().rad2deg().mean(), other.acos().rad2deg().mean())
 
     def extra_repr(self) -> str:
-        return f"warmup={self.warmup}"
+        return f"warmup={self.warmup}, most={self.most}"
 
 
 class Mined(Watching):

@@ -1,6 +1,7 @@
 """Batches: an order and changes that are functions of numbers, and one geometry for colour and depth."""
 
 import dataclasses
+import math
 import threading
 import time
 from collections import Counter
@@ -495,6 +496,23 @@ def test_depth_noise_is_in_crop_pixels():
     change = (disturb_depth(batch.depth, batch.depth_per_px, how, keys(64)) - batch.depth) / 1.8
     slopes = (change[:, 0, 20, 30] - change[:, 0, 20, 10]) / 20
     assert slopes.std().item() == pytest.approx(0.1, rel=0.3)
+
+
+def test_relief_is_another_unit_and_not_another_depth():
+    batch = batch_of(4000, size=4)
+    changed = augment(batch, only(relief=0.3), keys(4000))
+    assert torch.equal(changed.depth, batch.depth)
+    assert torch.equal(changed.rgb, batch.rgb)
+    factor = (batch.depth_per_px / changed.depth_per_px).log()
+    assert factor.mean().item() == pytest.approx(0, abs=0.02)
+    assert factor.std().item() == pytest.approx(0.3, rel=0.05)
+    again = augment(batch, only(relief=0.3), keys(4000, epoch=1))
+    assert not torch.allclose(again.depth_per_px, changed.depth_per_px)  # drawn anew in every epoch
+    one = batch_of(1)
+    deeper = augment(one, only(relief=0.3), keys(1))
+    slopes = [encode_normals(b.depth, b.depth_per_px)[0, 0, 20, 20].item() for b in (one, deeper)]
+    normal = [slope / math.sqrt(1 - slope**2) for slope in slopes]  # the rest of the normal is the other slope
+    assert (abs(normal[1]) > abs(normal[0])) == (deeper.depth_per_px < one.depth_per_px).item()
 
 
 def test_colour_changes_are_exposure_contrast_saturation_and_balance():

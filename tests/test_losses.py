@@ -202,6 +202,10 @@ def test_a_margin_is_eased_in():
     shares = [((loss(x, y) - plain) / (full - plain)).item() for _ in range(7)]
     assert shares == pytest.approx([0, 0.25, 0.5, 0.75, 1, 1, 1], abs=1e-5)
     assert MarginLoss(inner)(x, y).item() == pytest.approx(full.item())
+    for warmup, expected in ((2, [0, 0.1, 0.2, 0.2]), (0, [0.2] * 4)):
+        loss = MarginLoss(inner, warmup=warmup, most=0.2)
+        shares = [((loss(x, y) - plain) / (full - plain)).item() for _ in range(4)]
+        assert shares == pytest.approx(expected, abs=1e-5)
 
 
 # ---------------------------------------------------------------------------- gradients, precision, edges
@@ -434,6 +438,7 @@ def test_angles_are_watched():
     [
         (lambda: MarginLoss(arcface(margin=20)), lambda: MarginLoss(arcface(margin=21))),
         (lambda: MarginLoss(arcface(), warmup=3), lambda: MarginLoss(arcface(), warmup=4)),
+        (lambda: MarginLoss(arcface(), most=0.2), lambda: MarginLoss(arcface())),
         (lambda: triplets(margin=0.3), lambda: triplets(margin=0.2)),
         (lambda: Mined(pml.SupConLoss(temperature=0.1)), lambda: Mined(pml.SupConLoss(temperature=0.2))),
         (lambda: AdaFaceLoss(2, 2, h=0.3), lambda: AdaFaceLoss(2, 2, h=0.4)),
