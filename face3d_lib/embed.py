@@ -2,7 +2,7 @@
 
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +73,13 @@ def embed_batch(embedder: Embedder, batch: Batch) -> torch.Tensor:
     return vectors
 
 
-def embed(embedder: Embedder, pack: Pack, rows, batch_size: int = 128, progress: bool = True) -> Embeddings:
-    """The embeddings of the pairs at `rows` of the pack, in that order, made on the embedder's device."""
+def embed(
+    embedder: Embedder, pack: Pack, rows, batch_size: int = 128, progress: bool = True, without: str = ""
+) -> Embeddings:
+    """The embeddings of the pairs at `rows` of the pack, in that order, made on the embedder's device.
+
+    without: "rgb" or "depth" is withheld from every pair, as if its camera had failed (all 0: not there).
+    """
     rows = np.asarray(rows)
     device = next(embedder.parameters()).device
     size = embedder.architecture.embedding_size
@@ -82,7 +87,10 @@ def embed(embedder: Embedder, pack: Pack, rows, batch_size: int = 128, progress:
     with tqdm(total=len(rows), desc="embed", unit="pair", disable=not progress) as bar:
         for i in range(0, len(rows), batch_size):
             chosen = rows[i : i + batch_size]
-            vectors[i : i + batch_size] = embed_batch(embedder, pack.batch(chosen, device)).cpu().numpy()
+            batch = pack.batch(chosen, device)
+            if without:
+                batch = replace(batch, **{without: torch.zeros_like(getattr(batch, without))})
+            vectors[i : i + batch_size] = embed_batch(embedder, batch).cpu().numpy()
             bar.update(len(chosen))
     index = pack.index.iloc[rows]
     return Embeddings(index["pair_id"].to_numpy(str), index["subject_id"].to_numpy(str), vectors)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import pytest
 import torch
 
 from face3d_lib.paths import ROOT
@@ -97,6 +98,27 @@ def test_fit_among_two_processes_learns_and_both_end_with_the_same_weights(tmp_p
     assert all(torch.equal(value, other["weights"][key]) for key, value in one["weights"].items())
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == list(range(1, 9))
+
+
+@pytest.mark.slow
+def test_two_processes_killed_and_started_again_end_as_if_never_killed(tmp_path):
+    """Row 40 of the matrix with row 29: one rank dies by kill -9, the job ends, the same command goes on."""
+    mark = "open(sys.argv[1] + f'.{rank}.pid', 'w').write(str(os.getpid()))\n"
+    script = PRELUDE + mark + FIT.replace("t.ENOUGH", "dataclasses.replace(t.ENOUGH, save_seconds=0)")
+    assert torchrun(tmp_path, script, str(tmp_path / "whole")).returncode == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    job = subprocess.Popen([*command, tmp_path / "script.py", tmp_path / "killed"], cwd=ROOT, env=clean())
+    while not (tmp_path / "killed" / "last.pt").exists():
+        assert job.poll() is None
+        time.sleep(0.01)
+    os.kill(int((tmp_path / "killed.1.pid").read_text()), 9)
+    assert job.wait(timeout=60) != 0
+    assert not (tmp_path / "killed.0").exists(), "killed too late"
+    assert torchrun(tmp_path, script, str(tmp_path / "killed")).returncode == 0
+    for rank in (0, 1):
+        one, other = (torch.load(tmp_path / f"{name}.{rank}", weights_only=True) for name in ("whole", "killed"))
+        assert all(torch.equal(value, other["weights"][key]) for key, value in one["weights"].items())
+        assert one["accuracy"] == other["accuracy"]
 
 
 def test_fewer_people_in_a_batch_than_processes_is_refused(tmp_path):

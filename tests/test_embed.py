@@ -1,5 +1,7 @@
 """Embeddings of a whole split: all of it, in order, of unit length, whatever the batch size."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -74,6 +76,20 @@ def test_embeddings_on_disk(tmp_path, embedder, pack):
         Embeddings.load(path)
     with pytest.raises(UserError, match="embed again"):
         Embeddings.load(tmp_path / "none.npz")
+
+
+def test_what_is_withheld_does_not_matter(pack):
+    """The depth of other pairs, no depth: the same vectors; with it, others."""
+    torch.manual_seed(0)
+    network, rows = Embedder(Architecture("rgbd", embedding_size=16)), np.arange(6)
+    whole, blind = (embed(network, pack, rows, progress=False, without=w).vectors for w in ("", "depth"))
+    assert np.abs(whole - blind).max() > 0.01
+    batch = pack.batch(rows)
+    silent = dataclasses.replace(batch, depth=torch.zeros_like(batch.depth))
+    np.testing.assert_allclose(blind, embed_batch(network, silent).numpy(), atol=1e-6)
+    grey = embed(network, pack, rows, progress=False, without="rgb").vectors
+    unseen = dataclasses.replace(batch, rgb=torch.zeros_like(batch.rgb))
+    np.testing.assert_allclose(grey, embed_batch(network, unseen).numpy(), atol=1e-6)
 
 
 def test_a_vector_that_is_not_finite_is_refused(pack):
