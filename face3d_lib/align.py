@@ -464,7 +464,7 @@ def check_depth(frame: pd.DataFrame) -> list[str]:
     pairs and more), depth that is shifted or of other pictures (20 and more). The first that is found is told alone:
     the later ones may be its consequence.
     """
-    if "relief" not in frame:
+    if "relief" not in frame or not (frame["status"] == "ok").any():
         return []
     numbers = frame.loc[frame["status"] == "ok", DEPTH_MARKS].apply(pd.to_numeric, errors="coerce")
     relief, count = numbers["relief"].median(), int(numbers["relief"].count())

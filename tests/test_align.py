@@ -879,6 +879,8 @@ def test_depth_as_it_was_recorded_raises_no_alarm(shots):
     assert len(shots) >= 22
     assert told(shots) == []
     assert told(shots[:4], lambda depths: [10 * depth for depth in depths]) == []  # too few to judge
+    nobody = dict.fromkeys(ALIGNMENT_COLUMNS, "") | {"status": "no_face"}
+    assert check_depth(align.pd.DataFrame([nobody] * 3, dtype=str)) == []
 
 
 @pytest.mark.parametrize(
