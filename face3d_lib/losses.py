@@ -244,7 +244,7 @@ class MarginLoss(Watching):
         total = self.loss(embeddings, labels)
         if self.warmup or self.most < 1:
             plain = F.cross_entropy(self.loss.get_logits(embeddings), labels)
-            eased = (self.batches / self.warmup).clamp(max=1) if self.warmup else torch.ones_like(plain)
+            eased = (self.batches / self.warmup).clamp(max=1) if self.warmup else 1.0
             total = torch.lerp(plain, total, self.most * eased)
             self.batches += self.training
         return total

@@ -78,8 +78,8 @@ def test_embeddings_on_disk(tmp_path, embedder, pack):
         Embeddings.load(tmp_path / "none.npz")
 
 
-def test_what_is_withheld_does_not_matter(pack):
-    """The depth of other pairs, no depth: the same vectors; with it, others."""
+def test_what_is_withheld_is_not_there(pack):
+    """As in a batch where it is 0; and it would have mattered."""
     torch.manual_seed(0)
     network, rows = Embedder(Architecture("rgbd", embedding_size=16)), np.arange(6)
     whole, blind = (embed(network, pack, rows, progress=False, without=w).vectors for w in ("", "depth"))
