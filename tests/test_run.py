@@ -18,6 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from face3d_lib import run as runs
 from face3d_lib.atomic import UserError, sha256_of
+from face3d_lib.fit import read_checkpoint
 from face3d_lib.paths import ROOT
 
 PARAMETERS = """run: str = "default"  # name of the run
@@ -457,6 +458,45 @@ def test_a_signal_before_the_first_cell(desk):
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 75
     assert record(desk, "90_specimen")["status"] == "preempted"
+
+
+FIT = f"""import sys, torch
+sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(ROOT)!r}]
+import test_fit as t
+torch.set_num_threads(1)
+t.embedder_module.SMALL = {{**t.embedder_module.SMALL, "channels": (8, 16, 16, 32)}}
+show = t.fit_module._show
+def note(bar, state):
+    (this.folder / "step").write_text(f"{{state.epoch}} {{state.step}}")
+    show(bar, state)
+t.fit_module._show = note
+pack, subject = t.toy_pack()
+settings = t.dataclasses.replace(t.SETTINGS, epochs=100_000, save_seconds=3600)
+t.fit(*t.build("rgbd"), pack, *t.halves(subject), this.folder, settings, t.Augmentation(), "cpu")"""
+
+
+@pytest.mark.slow
+def test_twenty_signals_at_random_times_cost_no_step_of_a_training(desk):
+    """Row 32 in full: what is saved is at least as far as the training was when the signal came, and it goes on from there."""
+    notebook = write_notebook(desk, "90_specimen", *OPEN, FIT, "this.done()")
+    folder, before = desk / "runs/trial/90_specimen", (-1, 0)
+    for number in range(20):
+        (folder / "step").unlink(missing_ok=True)
+        process = start(desk, notebook)
+        wait_for(folder / "step", process)
+        kernel = next(p.pid for p in psutil.Process(process.pid).children() if "ipykernel" in " ".join(p.cmdline()))
+        time.sleep(random.uniform(0.05, 3))
+        reached = tuple(map(int, (folder / "step").read_text().split()))
+        process.send_signal(random.choice([signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP]))
+        asked = time.monotonic()
+        output = process.communicate(timeout=60)[0]
+        assert process.returncode == 75, output
+        assert time.monotonic() - asked < 30
+        assert record(desk, "90_specimen")["status"] == "preempted"
+        assert wait_until_gone(kernel)
+        state = read_checkpoint(folder / "last.pt")["state"]
+        assert (state["epoch"], state["step"]) >= reached > before, number
+        before = (state["epoch"], state["step"])
 
 
 @pytest.mark.parametrize(("last", "code"), [("", 0), ("import os; os._exit(0)", 138)])
