@@ -62,10 +62,15 @@ def tell(part: str, rates: dict, notes: dict, unit: str) -> None:
         print(f"{name:44s}{medians[name]:10.1f} {unit}/s   (of {len(values)}: {min(values):.1f} to {max(values):.1f})")
     for name, value in notes.items():
         print(f"  {name}: {value:.3g}" if isinstance(value, float) else f"  {name}: {value}")
-    fig, ax = plt.subplots(figsize=(6.4, 0.7 + 0.4 * len(medians)), layout="constrained")
-    ax.barh(list(medians), list(medians.values()), color="0.4")
-    ax.set(xlabel=f"{unit} per second, median of {len(next(iter(rates.values())))}, {machine()}", xscale="log")
-    ax.invert_yaxis()
+    fig, ax = plt.subplots(figsize=(6.4, 0.9 + 0.4 * len(medians)), layout="constrained")
+    for place, (name, values) in enumerate(rates.items()):
+        ax.plot([min(values), max(values)], [place, place], color="0.4")
+        ax.plot(medians[name], place, "o", color="0.1")
+    low, high = min(medians.values()), max(medians.values())
+    how = {"xscale": "log", "xlim": (low / 2, high * 2)} if high > 30 * low else {"xlim": (0, None)}
+    ax.set(xlabel=f"{unit} per second: median, range of {len(next(iter(rates.values())))}\n{machine()}", **how)
+    ax.set_yticks(range(len(medians)), medians)
+    ax.set_ylim(len(medians) - 0.5, -0.5)
     numbers = {f"{unit}_per_second": medians, "all": rates, "notes": notes, "machine": machine()}
     figures.save_figure(fig, FIGURES / "bench", part, numbers)
 
