@@ -9,10 +9,11 @@ import pandas as pd
 
 from .atomic import UserError, plain
 from .embed import Embeddings, embed
+from .embedder import load_model
 from .manifest import read_table
-from .metrics import mean_bootstrap, paired_bootstrap, ranks, subject_bootstrap
+from .metrics import best_weight, eer, mean_bootstrap, paired_bootstrap, ranks, subject_bootstrap, tar_at_far
 from .run import find_stage, read_record, run_folder
-from .scores import Trials, cosine, genuine_impostor, templates
+from .scores import Trials, cosine, fuse, fuse_trials, genuine_impostor, templates
 from .splits import Splits
 
 FAR = 0.01  # of the TAR that is reported beside the EER
@@ -46,12 +47,17 @@ test_trials.__test__ = False  # no test, whatever pytest makes of the name
 
 def _first_ranks(vectors: Embeddings, division: Splits) -> tuple[np.ndarray, np.ndarray]:
     """Whether each probe of an enrolled test person finds that person first (P,), and the person (P,)."""
-    gallery, probe = (
-        vectors.select(frame.loc[frame["group"] == "test", "pair_id"]) for frame in (division.gallery, division.probe)
-    )
+    gallery, probe = _enrolled_and_asked(vectors, division)
     enrolled = templates(gallery)
     scores = cosine(probe.vectors, enrolled.vectors)
     return ranks(scores, probe.subject_ids, enrolled.subject_ids) == 1, probe.subject_ids
+
+
+def _enrolled_and_asked(vectors: Embeddings, division: Splits) -> tuple[Embeddings, Embeddings]:
+    """Of the test people: the pictures to enrol, and the probes."""
+    return tuple(
+        vectors.select(frame.loc[frame["group"] == "test", "pair_id"]) for frame in (division.gallery, division.probe)
+    )
 
 
 @dataclass(frozen=True)
@@ -104,30 +110,74 @@ def spread(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     return pd.DataFrame(parts)
 
 
-def compare(first: list[Trained], second: list[Trained], division: Splits, replicates: int = 500) -> dict:
+@dataclass(frozen=True)
+class Outcome:
+    """What one system made of the test people's comparisons, and of the closed set's test pictures."""
+
+    trials: Trials
+    right: pd.Series  # by (pair_id, person): whether the picture was given its right name
+
+
+def outcome(network: Trained, division: Splits) -> Outcome:
+    """Of one trained network, as its run left it."""
+    trials = test_trials(Embeddings.load(network.folder / "unseen.npz"), division)
+    named = read_table(network.folder / "predictions.csv", ["pair_id", "cls_name", "predicted"])
+    return Outcome(trials, _right(named["pair_id"], named["cls_name"], named["predicted"]))
+
+
+def late_fusion(first: Trained, second: Trained, packed, division: Splits) -> tuple[Outcome, dict]:
+    """A weighted sum of the scores of two networks that never met; the weight is chosen on dev people. And its metrics.
+
+    On the closed set a picture gets the name of the template with the highest score; a template is the mean of a
+    person's training pictures. Metrics: accuracy, eer, tar (at FAR), rank1, weight (of the first).
+    """
+    unseen = [Embeddings.load(network.folder / "unseen.npz") for network in (first, second)]
+    dev = [genuine_impostor(found, division.pairs[division.pairs["group"] == "dev"]) for found in unseen]
+    weight = best_weight(*dev, n_steps=21)
+    trials = fuse_trials([test_trials(found, division) for found in unseen], [weight, 1 - weight])
+
+    def best(sides: list[tuple[Embeddings, Embeddings]]) -> tuple[Embeddings, np.ndarray]:
+        """The pictures asked about and, for each, who of the enrolled has the highest score."""
+        enrolled = [templates(gallery) for gallery, _ in sides]
+        alike = [cosine(asked.vectors, of.vectors) for (_, asked), of in zip(sides, enrolled, strict=True)]
+        return sides[0][1], enrolled[0].subject_ids[fuse(alike, [weight, 1 - weight]).argmax(1)]
+
+    probe, found = best([_enrolled_and_asked(vectors, division) for vectors in unseen])
+    asked, named = best([_closed_set(network, packed, division) for network in (first, second)])
+    right = _right(asked.pair_ids, asked.subject_ids, named)
+    rates = {"accuracy": right.mean(), "eer": eer(trials.genuine, trials.impostor)[0]}
+    rates |= {"tar": tar_at_far(trials.genuine, trials.impostor, FAR).tar, "rank1": (found == probe.subject_ids).mean()}
+    return Outcome(trials, right), {name: float(rate) for name, rate in rates.items()} | {"weight": weight}
+
+
+def _closed_set(network: Trained, packed, division: Splits) -> tuple[Embeddings, Embeddings]:
+    """The embeddings of the training and of the test pictures."""
+    model, _ = load_model(network.folder / "model")
+    parts = (packed.rows(part["pair_id"]) for part in (division.train, division.test))
+    return tuple(embed(model, packed, rows, progress=False) for rows in parts)
+
+
+def _right(pair_ids, people, named) -> pd.Series:
+    index = pd.MultiIndex.from_arrays([pair_ids, people], names=["pair_id", "cls_name"])
+    return pd.Series(np.asarray(people) == np.asarray(named), index)
+
+
+def compare(first: list[Outcome], second: list[Outcome], replicates: int = 500) -> dict:
     """Second minus first, means over seeds, with 95 % intervals from drawing people alike for all of them.
 
     Keys: eer and accuracy (closed set), each with _low and _high, and _shown: the interval leaves out 0. People are
     drawn and seeds averaged, so the interval speaks of other people, not of other seeds.
     """
-    trials = [
-        [test_trials(Embeddings.load(network.folder / "unseen.npz"), division) for network in group]
-        for group in (first, second)
+    trials = [[system.trials for system in group] for group in (first, second)]
+    rate = paired_bootstrap(*trials, lambda roc: roc.eer()[0], replicates)
+    right = [
+        pd.concat([system.right.astype(float) for system in group], axis=1).mean(axis=1) for group in (first, second)
     ]
-    eer = paired_bootstrap(*trials, lambda roc: roc.eer()[0], replicates)
-    right = [_named_rightly(group) for group in (first, second)]
     both = pd.concat(right, axis=1, keys=["first", "second"]).dropna()
     accuracy = mean_bootstrap(both["second"] - both["first"], both.index.get_level_values(1), replicates)
     found = {}
-    for name, interval in {"eer": eer, "accuracy": accuracy}.items():
+    for name, interval in {"eer": rate, "accuracy": accuracy}.items():
         low, high = float(interval.low), float(interval.high)
         found |= {name: float(interval.value), f"{name}_low": low, f"{name}_high": high}
         found[f"{name}_shown"] = bool(low > 0 or high < 0)
     return plain(found)
-
-
-def _named_rightly(networks: list[Trained]) -> pd.Series:
-    """By (pair_id, person): the share of the networks that gave the closed-set picture its right name."""
-    tables = [read_table(n.folder / "predictions.csv", ["pair_id", "cls_name", "predicted"]) for n in networks]
-    rows = pd.concat(tables)
-    return (rows["cls_name"] == rows["predicted"]).groupby([rows["pair_id"], rows["cls_name"]]).mean()

@@ -1,16 +1,18 @@
 """Many networks side by side: what differs is shown, what does not is not, and seeds are averaged."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from face3d_lib import metrics, report
 from face3d_lib import run as runs
 from face3d_lib.atomic import UserError
 from face3d_lib.embed import Embeddings
 from face3d_lib.metrics import paired_bootstrap
-from face3d_lib.report import compare, spread, table_of, test_trials, trained
+from face3d_lib.report import Trained, compare, late_fusion, outcome, spread, table_of, test_trials, trained
 from face3d_lib.splits import PAIR_COLUMNS, Splits
 
 PEOPLE, IMAGES = 30, 6
@@ -77,17 +79,18 @@ def test_named_models_are_found_and_what_is_missing_is_named(sweep):
 
 
 def test_a_difference_is_shown_and_chance_is_not(sweep):
-    networks = trained("s", [])
-    of = {name: [n for n in networks if n.record["parameters"]["loss"] == name] for name in ("good", "bad", "same")}
-    better = compare(of["bad"], of["good"], division(), 100)
+    of = {name: [] for name in ("good", "bad", "same")}
+    for network in trained("s", []):
+        of[network.record["parameters"]["loss"]].append(outcome(network, division()))
+    better = compare(of["bad"], of["good"], 100)
     assert better["eer"] < 0
     assert better["eer_shown"]
     assert better["accuracy"] == pytest.approx(0.3, abs=0.05)
     assert better["accuracy_shown"]
-    alike = compare(of["bad"], of["same"], division(), 100)
+    alike = compare(of["bad"], of["same"], 100)
     assert not alike["eer_shown"]
     assert abs(alike["eer"]) < 0.02
-    worse = compare(of["good"], of["bad"], division(), 100)
+    worse = compare(of["good"], of["bad"], 100)
     assert worse["eer"] == pytest.approx(-better["eer"])
 
 
@@ -101,3 +104,57 @@ def test_seeds_are_averaged_within_a_draw_of_people():
     by_hand = [paired_bootstrap(trials[a], trials[b], rate, 50).value for a, b in ((0, 2), (1, 3))]
     assert found.value == pytest.approx(np.mean(by_hand))
     assert found.low < found.value < found.high
+
+
+@pytest.fixture
+def pair(tmp_path, monkeypatch):
+    """What `late_fusion` asks for: (noise of one, noise of the other) -> arguments, of networks that only their vectors stand for."""
+
+    def make(*noises):
+        whole, networks, found = division(), [], {}
+        frame = pd.DataFrame({"pair_id": IDS, "cls_name": WHO, "group": "test"})
+        image = frame["pair_id"].str[-1].astype(int)
+        dev = whole.pairs.assign(group="dev")
+        parts = {
+            "gallery": frame[image == 0],
+            "probe": frame[image > 0],
+            "train": frame[image < 3],
+            "test": frame[image > 2],
+        }
+        split = dataclasses.replace(whole, **parts, pairs=pd.concat([whole.pairs, dev]))
+        for number, noise in enumerate(noises):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            found[folder] = vectors(noise, seed=number)
+            found[folder].save(folder / "unseen.npz")
+            networks.append(Trained({}, {}, folder))
+
+        # the embedding of pictures by a network is tested elsewhere
+        def closed(network, packed, split):
+            return tuple(found[network.folder].select(part["pair_id"]) for part in (split.train, split.test))
+
+        monkeypatch.setattr(report, "_closed_set", closed)
+        return *networks, None, split
+
+    return make
+
+
+def test_two_networks_that_err_on_different_pictures_err_less_together(pair):
+    first, second, packed, split = pair(1.5, 1.5)
+    together, rates = late_fusion(first, second, packed, split)
+    alone = [metrics.eer(t.genuine, t.impostor)[0] for t in
+             (test_trials(Embeddings.load(n.folder / "unseen.npz"), split) for n in (first, second))]  # fmt: skip
+    assert rates["eer"] < 0.8 * min(alone)
+    assert 0.2 < rates["weight"] < 0.8
+    assert rates["accuracy"] == together.right.mean() > 0.5
+    assert min(rates["rank1"], rates["tar"]) > 0.2
+    assert together.right.index.get_level_values("pair_id").tolist() == [name for name in IDS if int(name[-1]) > 2]
+
+
+def test_a_network_that_sees_nothing_gets_no_weight(pair):
+    first, second, packed, split = pair(0.5, 1e6)
+    _, rates = late_fusion(first, second, packed, split)
+    alone = test_trials(Embeddings.load(first.folder / "unseen.npz"), split)
+    assert rates["weight"] > 0.9
+    assert rates["eer"] <= metrics.eer(alone.genuine, alone.impostor)[0] + 0.005
+    assert rates["accuracy"] > 0.9
