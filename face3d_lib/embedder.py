@@ -43,8 +43,8 @@ class Architecture:
     backbone: Literal["small", "resnet18", "resnet50", "facenet"] = "small"
     encoding: str = "normals_depth"  # of depth: a name in depth.ENCODINGS
     # of rgbd; others have one branch anyway. early: channels stacked in one branch; the rest: fusion.py
-    fusion: Literal["two_branch", "early", "gated", "attention", "depth_attention"] = "two_branch"
-    embedding_size: int = 128
+    fusion: Literal["parallel", "two_branch", "early", "gated", "attention", "depth_attention"] = "parallel"
+    embedding_size: int = 128  # in parallel, half of it for each branch
     depth_stem: Literal["mean", "zero", "fresh"] = "mean"  # first filters of depth in early fusion: `widen_stem`
     modality_dropout: float = 0.0  # share of training pairs that lack colour or, as often, depth
     input_size: int = 0  # px, to which crops are resized; 0: as they are
@@ -57,6 +57,8 @@ class Architecture:
                 raise UserError(f"{field.name} = {value!r}: one of {', '.join(known)} expected")
         if not 0 <= self.modality_dropout <= 1 or self.input_size < 0 or self.embedding_size < 1:
             raise UserError("modality_dropout from 0 to 1, input_size >= 0 and embedding_size >= 1 expected")
+        if self.modality == "rgbd" and self.fusion == "parallel" and self.embedding_size % 2:
+            raise UserError(f"embedding_size = {self.embedding_size}: an even number expected for fusion = parallel")
         if self.modality_dropout and (self.modality != "rgbd" or self.fusion == "depth_attention"):
             raise UserError("modality_dropout: only for modality rgbd, and not where depth merely guides colour: use 0")
 
@@ -99,7 +101,8 @@ class Embedder(nn.Module):
         channels = {"rgb": [3], "depth": [n], "rgbd": [3 + n] if early else [3, n]}[a.modality]
         stem = a.depth_stem if early else None
         backbones = (make_backbone(a.backbone, c, init, stem) for c in channels)
-        self.branch = nn.ModuleList(Branch(backbone, a.embedding_size) for backbone in backbones)
+        size = a.embedding_size // (JOINS[a.fusion].parts if len(channels) > 1 else 1)
+        self.branch = nn.ModuleList(Branch(backbone, size) for backbone in backbones)
         if len(channels) > 1:
             backbone = self.branch[0].backbone
             self.join = JOINS[a.fusion](backbone.num_features, a.embedding_size, grid_of(backbone))
@@ -141,7 +144,7 @@ class Embedder(nn.Module):
         here = self.present(batch) if self.architecture.modality == "rgbd" else None
         found = [branch(image) for branch, image in zip(self.branch, self.inputs(batch, here), strict=True)]
         maps, single = zip(*found, strict=True)
-        return [*single] if len(single) == 1 else [self.join(maps, single, here), *single]
+        return [*single] if len(single) == 1 else [self.join(maps, single, here), *self.join.alone(single)]
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """(B, D) embeddings."""

@@ -1,8 +1,8 @@
 """How two branches become one embedding.
 
 Each design is built by (features, embedding_size, grid) and called with (maps, embeddings, here) -> (B, D):
-maps, the last feature maps (B, C, h, w) of colour and of depth, C = features; embeddings, (B, D) of each branch
-alone; here, (B, 2) bool, which of the two a pair has. What a pair lacks has no influence, whatever its values.
+maps, the last feature maps (B, C, h, w) of colour and of depth, C = features; embeddings, (B, D / parts) of each
+branch alone; here, (B, 2) bool, which of the two a pair has. What a pair lacks has no influence, whatever its values.
 """
 
 import torch
@@ -20,17 +20,49 @@ def only(values: torch.Tensor, here: torch.Tensor) -> torch.Tensor:
     return torch.where(here.view(-1, *[1] * (values.ndim - 1)), values, 0)
 
 
-class Concatenation(nn.Sequential):
+class Join(nn.Module):
+    """What the designs share."""
+
+    parts = 1  # of which a branch's own embedding is one
+
+    def alone(self, embeddings) -> list[torch.Tensor]:
+        """(B, D) for the loss that each branch has of its own."""
+        return [*embeddings]
+
+
+class Parallel(Join):
+    """Both embeddings, each of half the size, side by side: fused late, as two networks that never meet, yet one model.
+
+    The joint loss trains its own weights alone: a branch learns from the loss on itself. What a pair lacks is 0, so the
+    cosine of two pairs is the mean of the branches' cosines, weighted by the lengths of their embeddings.
+    """
+
+    parts = 2
+
+    def __init__(self, features: int, embedding_size: int, grid: int):
+        super().__init__()
+
+    def alone(self, embeddings):
+        colour, depth = embeddings
+        return [torch.cat([colour, torch.zeros_like(depth)], 1), torch.cat([torch.zeros_like(colour), depth], 1)]
+
+    def forward(self, maps, embeddings, here):
+        return torch.cat([only(e.detach(), here[:, i]) for i, e in enumerate(embeddings)], 1)
+
+
+class Concatenation(Join):
     """A linear layer over both embeddings."""
 
     def __init__(self, features: int, embedding_size: int, grid: int):
-        super().__init__(nn.Linear(2 * embedding_size, embedding_size, bias=False), nn.BatchNorm1d(embedding_size))
+        super().__init__()
+        linear = nn.Linear(2 * embedding_size, embedding_size, bias=False)
+        self.neck = nn.Sequential(linear, nn.BatchNorm1d(embedding_size))
 
     def forward(self, maps, embeddings, here):
-        return super().forward(torch.cat([only(e, here[:, i]) for i, e in enumerate(embeddings)], 1))
+        return self.neck(torch.cat([only(e, here[:, i]) for i, e in enumerate(embeddings)], 1))
 
 
-class GatedSum(nn.Module):
+class GatedSum(Join):
     """w * colour + (1 - w) * depth, with weights in [0, 1] that both embeddings decide, dimension by dimension.
 
     The gated multimodal unit of Arevalo et al. 2017 (arXiv 1702.01992), section 3.1, without its tanh.
@@ -70,7 +102,7 @@ class Attention(nn.Module):
         return torch.sigmoid(self.place(torch.cat([features.mean(1, True), features.amax(1, True)], 1)))
 
 
-class AttentionFusion(nn.Module):
+class AttentionFusion(Join):
     """Both feature maps, stacked, weighted by channel and then by place, and a neck over all of it.
 
     Colour and depth decide together which channels of either count: first of feature maps, then of places, as
@@ -88,7 +120,7 @@ class AttentionFusion(nn.Module):
         return self.neck(features * self.attention.of_places(features))
 
 
-class DepthAttention(nn.Module):
+class DepthAttention(Join):
     """The feature map of colour, weighted by channel and place as that of depth says: depth guides, colour speaks.
 
     After Uppal et al. 2021 (IEEE Trans. Image Processing 30, arXiv 2101.00652), with the attention of CBAM.
@@ -108,6 +140,7 @@ class DepthAttention(nn.Module):
 
 JOINS = {
     "two_branch": Concatenation,
+    "parallel": Parallel,
     "gated": GatedSum,
     "attention": AttentionFusion,
     "depth_attention": DepthAttention,

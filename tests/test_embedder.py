@@ -36,12 +36,13 @@ KINDS = [
     Architecture("rgbd", fusion="early", embedding_size=32),
     Architecture("rgbd", fusion="early", encoding="depth"),
     Architecture("rgbd", fusion="gated", encoding="depth_mask"),
+    Architecture("rgbd", fusion="parallel", encoding="depth"),
     Architecture("rgbd", fusion="attention"),
     Architecture("rgbd", fusion="depth_attention"),
     Architecture("rgbd", "facenet", fusion="early", depth_stem="mean", embedding_size=8),
     Architecture("rgbd", input_size=80, modality_dropout=0.5),
 ]
-SEPARATE = ["two_branch", "gated", "attention", "depth_attention"]
+SEPARATE = ["two_branch", "parallel", "gated", "attention", "depth_attention"]
 FUSIONS = ["early", *SEPARATE]
 CARD = {"classes": ["001", "NA"], "settings_hash": "abc", "metrics": {"accuracy": 0.5}}
 
@@ -194,9 +195,10 @@ def test_facenet_says_what_is_too_small():
 def test_every_fusion_of_every_backbone_learns_from_both_modalities(fusion, backbone):
     torch.manual_seed(0)
     embedder = Embedder(Architecture("rgbd", backbone, fusion=fusion, embedding_size=8)).eval()
-    joint = embedder(faces(1, size=75 if backbone == "facenet" else 64))
-    assert joint.shape == (1, 8)
-    (joint * torch.arange(8)).sum().backward()
+    together, *alone = embedder.branches(faces(1, size=75 if backbone == "facenet" else 64))
+    assert together.shape == (1, 8)
+    learning = alone if fusion == "parallel" else [together]
+    (sum(learning) * torch.arange(8)).sum().backward()
     if fusion == "early":
         (gradient,) = (first_filters(branch).grad for branch in embedder.branch)
         colour, depth = gradient[:, :3], gradient[:, 3:]
@@ -216,6 +218,24 @@ def test_each_branch_speaks_alone_whatever_the_fusion(fusion):
         _, other_colour, same_depth = embedder.branches(Batch(faces(seed=1).rgb, batch.depth, batch.depth_per_px))
     assert torch.equal(depth, same_depth)
     assert not torch.equal(colour, other_colour)
+
+
+def test_in_parallel_a_branch_learns_alone_and_cosines_add_up():
+    torch.manual_seed(0)
+    embedder = Embedder(Architecture("rgbd", fusion="parallel", embedding_size=16)).eval()
+    batch = faces()
+    together, colour, depth = embedder.branches(batch)
+    assert torch.equal(together, colour + depth)
+    assert torch.equal(colour, embedder(Batch(batch.rgb, 0 * batch.depth, batch.depth_per_px)))
+    assert torch.equal(depth, embedder(Batch(0 * batch.rgb, batch.depth, batch.depth_per_px)))
+    # |a| |b| cos(a, b) = the same of colour and of depth, added
+    product, of_colour, of_depth = (v[0] @ v[1] for v in (together, colour, depth))
+    assert product == pytest.approx((of_colour + of_depth).item(), rel=1e-5)
+    assert not together.requires_grad  # the joint loss trains its own weights alone
+    assert colour.requires_grad
+    assert depth.requires_grad
+    with pytest.raises(UserError, match="even number"):
+        Architecture("rgbd", fusion="parallel", embedding_size=15)
 
 
 def test_a_gated_sum_is_a_mean_with_weights_from_0_to_1():
@@ -305,7 +325,7 @@ def test_what_is_missing_has_no_influence(fusion, missing):
             for parameter in embedder.branch[lost].parameters():
                 parameter.normal_()
         assert torch.allclose(embedder(without(batch, missing)), partial, atol=1e-6)
-    assert partial.std(0).min() > 0
+    assert (partial.std(0) > 0).sum() == (8 if fusion == "parallel" else 16)  # numbers that still tell pairs apart
     assert not torch.allclose(partial, whole, atol=1e-3)
     assert torch.allclose(mixed, torch.cat([partial[:2], whole[2:]]), atol=1e-5)
 
@@ -331,7 +351,7 @@ def test_modality_dropout_hides_one_modality_of_some_pairs():
     assert torch.equal(torch.get_rng_state(), state)  # without dropout nothing is drawn
 
 
-@pytest.mark.parametrize("fusion", ["early", "two_branch", "gated", "attention"])
+@pytest.mark.parametrize("fusion", ["early", "two_branch", "parallel", "gated", "attention"])
 def test_training_with_modality_dropout_does_not_see_what_it_hides(fusion):
     torch.manual_seed(0)
     embedder = Embedder(Architecture("rgbd", fusion=fusion, embedding_size=8, modality_dropout=1.0)).eval()
@@ -384,7 +404,8 @@ def test_parameters_and_operations_are_those_of_the_network():
     assert embedder.training
     assert embedder.branch[0].neck[3].num_batches_tracked == 0  # nothing was learnt from the blank pair
     assert count(embedder, 112)[1] < operations / 3
-    two = Embedder(Architecture("rgbd", "resnet18", embedding_size=32))
+    assert count(Embedder(Architecture("rgbd", "resnet18", embedding_size=64)), 224) == (2 * parameters, 2 * operations)
+    two = Embedder(Architecture("rgbd", "resnet18", fusion="two_branch", embedding_size=32))
     assert count(two, 224) == (2 * parameters + 2 * 32 * 32 + 2 * 32, 2 * operations + 2 * 2 * 32 * 32)
     fixed = Embedder(Architecture("rgb", "resnet18", embedding_size=32, input_size=224))
     assert count(fixed, 112)[1] == operations
