@@ -32,7 +32,7 @@ GRADIENTS = """
 found = {}
 accelerator = f.make_accelerator("float32", "cpu")
 for name, head, per_person in [(name, head, k) for name, head in t.HEADS.items() for k in (0, 4)]:
-    embedder, _ = t.build("rgbd")
+    embedder, _ = t.build("rgbd", fusion="two_branch")  # every loss reaches the weights of both branches
     torch.manual_seed(1)
     objective = f.Objective(embedder, head(), 0.5)
     model = accelerator.prepare(objective)
