@@ -38,6 +38,7 @@ from .atomic import UserError, plain, require_space, write_bytes, write_json, wr
 from .batches import STEP, Augmentation, epoch_batches, person_batches, random_stream, train_batches
 from .depth import require_meaning
 from .embedder import Embedder
+from .fusion import Parallel
 from .losses import describe
 from .pack import Pack
 
@@ -145,7 +146,7 @@ def fit(
     than those of last.pt (it lists which), an altered last.pt, a loss that is not finite (last.pt stays good,
     bad_step.json names the pairs), a device that is not there, too little memory or disk, one person in training.
     """
-    check_training(embedder, pack, train)
+    check_training(embedder, pack, train, settings)
     accelerator = make_accelerator(settings.precision, device)
     folder = Path(broadcast_object_list([str(folder)])[0])  # that of rank 0
     folder.mkdir(parents=True, exist_ok=True)
@@ -207,10 +208,12 @@ def steps_of(train, settings: FitSettings) -> int:
     return max(1, -(-len(train[0]) // settings.batch_size))
 
 
-def check_training(embedder: Embedder, pack: Pack, train) -> None:
-    """UserError where training would mean nothing: one person alone, or an encoding that the depth has no unit for."""
+def check_training(embedder: Embedder, pack: Pack, train, settings: FitSettings) -> None:
+    """UserError where training would mean nothing: one person, an encoding that the depth has no unit for, no loss."""
     if len(np.unique(train[1])) < 2:
         raise UserError(f"{len(np.unique(train[1]))} person to train on: nobody to be told apart from; add people")
+    if isinstance(getattr(embedder, "join", None), Parallel) and not settings.branch_weight:
+        raise UserError("branch_weight = 0: parallel branches learn from their own losses alone; give these a weight")
     unit = pack.info.get("source", {}).get("depth_unit")
     if unit and embedder.architecture.modality != "rgb":
         require_meaning(embedder.architecture.encoding, unit)

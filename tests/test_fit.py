@@ -142,11 +142,11 @@ def test_a_modality_that_says_nothing_teaches_nothing(tmp_path):
     assert (predict(embedder, loss, pack, evaluation[0]) == evaluation[1]).mean() < 0.4
 
 
-@pytest.mark.parametrize("modality", ["rgb", "rgbd"])
-def test_a_stopped_run_ends_as_one_that_never_stopped(tmp_path, monkeypatch, modality):
+@pytest.mark.parametrize(("modality", "precision"), [("rgb", "float32"), ("rgbd", "float32"), ("rgbd", "bf16")])
+def test_a_stopped_run_ends_as_one_that_never_stopped(tmp_path, monkeypatch, modality, precision):
     pack, subject = toy_pack()
     train, evaluation = halves(subject)
-    settings = dataclasses.replace(SETTINGS, save_seconds=0)  # a checkpoint after every step
+    settings = dataclasses.replace(SETTINGS, save_seconds=0, precision=precision)  # a checkpoint after every step
 
     def run(folder, seed=0):
         embedder, loss = build(modality, seed=seed)
@@ -413,6 +413,13 @@ def test_one_person_to_train_on_is_refused(tmp_path):
     rows = np.arange(12)
     with pytest.raises(UserError, match="1 person to train on"):
         fit(*build(), pack, (rows, np.zeros(12, int)), NONE, tmp_path, SETTINGS, GENTLE, "cpu", False)
+
+
+def test_parallel_branches_without_a_loss_of_their_own_are_refused(tmp_path):
+    pack, subject = toy_pack()
+    alone = dataclasses.replace(SETTINGS, branch_weight=0)
+    with pytest.raises(UserError, match="branch_weight = 0"):
+        fit(*build("rgbd"), pack, halves(subject)[0], NONE, tmp_path, alone, GENTLE, "cpu", False)
 
 
 def test_an_encoding_that_the_depth_has_no_unit_for_is_refused(tmp_path):
