@@ -59,8 +59,11 @@ class Architecture:
             raise UserError("modality_dropout from 0 to 1, input_size >= 0 and embedding_size >= 1 expected")
         if self.modality == "rgbd" and self.fusion == "parallel" and self.embedding_size % 2:
             raise UserError(f"embedding_size = {self.embedding_size}: an even number expected for fusion = parallel")
-        if self.modality_dropout and (self.modality != "rgbd" or self.fusion == "depth_attention"):
-            raise UserError("modality_dropout: only for modality rgbd, and not where depth merely guides colour: use 0")
+        if self.modality_dropout and (self.modality != "rgbd" or self.fusion in ("depth_attention", "parallel")):
+            raise UserError(
+                "modality_dropout: only for modality rgbd, and neither where depth merely guides colour nor where "
+                "parallel branches learn alone anyway: use 0, or another fusion"
+            )
 
 
 class Branch(nn.Module):

@@ -88,6 +88,7 @@ class Objective(nn.Module):
         self.embedder, self.loss, self.branch_weight = embedder, loss, branch_weight
         extra = len(embedder.branch) if len(embedder.branch) > 1 else 0
         self.branch_losses = nn.ModuleList(copy.deepcopy(loss) for _ in range(extra))
+        self.parallel = isinstance(getattr(embedder, "join", None), Parallel)
 
     def forward(self, batch, labels):
         shares = shares_of(len(labels), labels.device)  # asked once: the answer waits for a GPU
@@ -98,6 +99,12 @@ class Objective(nn.Module):
             for loss, embeddings in zip(self.branch_losses, single[: len(self.branch_losses)], strict=True):
                 total = total + self.branch_weight * loss(embeddings, labels)
         return total, together.detach(), labels
+
+    def watch(self) -> dict[str, float]:
+        """What the loss watches since the last call: of the branches' losses, averaged, where these alone train them."""
+        found = [loss.watch() for loss in [self.loss, *self.branch_losses] if hasattr(loss, "watch")]
+        found = found[1:] if self.parallel else found[:1]
+        return {name: sum(row[name] for row in found) / len(found) for name in (found[0] if found else ())}
 
 
 def shares_of(n: int, device) -> list[int]:
@@ -146,11 +153,11 @@ def fit(
     than those of last.pt (it lists which), an altered last.pt, a loss that is not finite (last.pt stays good,
     bad_step.json names the pairs), a device that is not there, too little memory or disk, one person in training.
     """
-    check_training(embedder, pack, train, settings)
+    objective = Objective(embedder, loss, settings.branch_weight)
+    check_training(objective, pack, train)
     accelerator = make_accelerator(settings.precision, device)
     folder = Path(broadcast_object_list([str(folder)])[0])  # that of rank 0
     folder.mkdir(parents=True, exist_ok=True)
-    objective = Objective(embedder, loss, settings.branch_weight)
     objective.to(accelerator.device, memory_format=torch.channels_last)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # torch has it for GPUs alone
@@ -184,8 +191,7 @@ def fit(
             if stop:
                 break
             accuracy = closed_set_accuracy(embedder, loss, pack, *evaluation, train=train, accelerator=accelerator)
-            watched = loss.watch() if hasattr(loss, "watch") else {}
-            row = state.close_epoch(accuracy, optimizer.param_groups[0]["lr"], watched)
+            row = state.close_epoch(accuracy, optimizer.param_groups[0]["lr"], objective.watch())
             if main:
                 for name, value in row.items():
                     board.add_scalar(name, value, state.epoch * steps)
@@ -208,15 +214,16 @@ def steps_of(train, settings: FitSettings) -> int:
     return max(1, -(-len(train[0]) // settings.batch_size))
 
 
-def check_training(embedder: Embedder, pack: Pack, train, settings: FitSettings) -> None:
+def check_training(objective: Objective, pack: Pack, train) -> None:
     """UserError where training would mean nothing: one person, an encoding that the depth has no unit for, no loss."""
     if len(np.unique(train[1])) < 2:
         raise UserError(f"{len(np.unique(train[1]))} person to train on: nobody to be told apart from; add people")
-    if isinstance(getattr(embedder, "join", None), Parallel) and not settings.branch_weight:
+    architecture = objective.embedder.architecture
+    if objective.parallel and not objective.branch_weight:
         raise UserError("branch_weight = 0: parallel branches learn from their own losses alone; give these a weight")
     unit = pack.info.get("source", {}).get("depth_unit")
-    if unit and embedder.architecture.modality != "rgb":
-        require_meaning(embedder.architecture.encoding, unit)
+    if unit and architecture.modality != "rgb":
+        require_meaning(architecture.encoding, unit)
 
 
 @dataclass
@@ -493,7 +500,7 @@ def identify(objective, pack, train, evaluation, settings, augmentation) -> dict
 def code_digest() -> str:
     """Of the files that decide what a step does."""
     here = Path(__file__).parent
-    files = [here / f"{name}.py" for name in ("depth", "pack", "batches", "embedder", "losses", "fit")]
+    files = [here / f"{name}.py" for name in ("depth", "pack", "batches", "fusion", "embedder", "losses", "fit")]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 

@@ -33,8 +33,9 @@ class Join(nn.Module):
 class Parallel(Join):
     """Both embeddings, each of half the size, side by side: fused late, as two networks that never meet, yet one model.
 
-    The joint loss trains its own weights alone: a branch learns from the loss on itself. What a pair lacks is 0, so the
-    cosine of two pairs is the mean of the branches' cosines, weighted by the lengths of their embeddings.
+    The joint loss trains its own weights alone: a branch learns from the loss on itself. The cosine of two pairs is the
+    sum of the branches' cosines, weighted by the lengths of their embeddings. What a pair lacks is 0, and adds nothing:
+    against a complete pair its cosine is lower, so such comparisons want a threshold of their own.
     """
 
     parts = 2
@@ -43,23 +44,22 @@ class Parallel(Join):
         super().__init__()
 
     def alone(self, embeddings):
-        colour, depth = embeddings
-        return [torch.cat([colour, torch.zeros_like(depth)], 1), torch.cat([torch.zeros_like(colour), depth], 1)]
+        """Each twice: of the joint size, with the same cosines, and no weight of a loss without its use."""
+        return [torch.cat([embedding, embedding], 1) for embedding in embeddings]
 
     def forward(self, maps, embeddings, here):
         return torch.cat([only(e.detach(), here[:, i]) for i, e in enumerate(embeddings)], 1)
 
 
-class Concatenation(Join):
+class Concatenation(Join, nn.Sequential):
     """A linear layer over both embeddings."""
 
     def __init__(self, features: int, embedding_size: int, grid: int):
-        super().__init__()
-        linear = nn.Linear(2 * embedding_size, embedding_size, bias=False)
-        self.neck = nn.Sequential(linear, nn.BatchNorm1d(embedding_size))
+        super().__init__(nn.Linear(2 * embedding_size, embedding_size, bias=False), nn.BatchNorm1d(embedding_size))
 
     def forward(self, maps, embeddings, here):
-        return self.neck(torch.cat([only(e, here[:, i]) for i, e in enumerate(embeddings)], 1))
+        joined = torch.cat([only(e, here[:, i]) for i, e in enumerate(embeddings)], 1)
+        return nn.Sequential.forward(self, joined)
 
 
 class GatedSum(Join):

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from .atomic import UserError, plain
 from .embed import Embeddings, embed
 from .embedder import load_model
+from .fit import vectors_of
 from .manifest import read_table
 from .metrics import best_weight, eer, mean_bootstrap, paired_bootstrap, ranks, subject_bootstrap, tar_at_far
 from .run import find_stage, read_record, run_folder
@@ -129,32 +131,45 @@ def late_fusion(first: Trained, second: Trained, packed, division: Splits) -> tu
     """A weighted sum of the scores of two networks that never met; the weight is chosen on dev people. And its metrics.
 
     On the closed set a picture gets the name of the template with the highest score; a template is the mean of a
-    person's training pictures. Metrics: accuracy, eer, tar (at FAR), rank1, weight (of the first).
+    person's training pictures. Metrics: accuracy, eer, tar (at FAR), rank1, weight (of the first), and accuracies, those
+    of the two alone by the same rule.
     """
     unseen = [Embeddings.load(network.folder / "unseen.npz") for network in (first, second)]
     dev = [genuine_impostor(found, division.pairs[division.pairs["group"] == "dev"]) for found in unseen]
     weight = best_weight(*dev, n_steps=21)
-    trials = fuse_trials([test_trials(found, division) for found in unseen], [weight, 1 - weight])
+    weights = {"fused": [weight, 1 - weight], "first": [1, 0], "second": [0, 1]}
+    trials = fuse_trials([test_trials(found, division) for found in unseen], weights["fused"])
 
-    def best(sides: list[tuple[Embeddings, Embeddings]]) -> tuple[Embeddings, np.ndarray]:
-        """The pictures asked about and, for each, who of the enrolled has the highest score."""
-        enrolled = [templates(gallery) for gallery, _ in sides]
-        alike = [cosine(asked.vectors, of.vectors) for (_, asked), of in zip(sides, enrolled, strict=True)]
-        return sides[0][1], enrolled[0].subject_ids[fuse(alike, [weight, 1 - weight]).argmax(1)]
+    alike, probes, enrolled = _alike([_enrolled_and_asked(vectors, division) for vectors in unseen])
+    first_ranks = ranks(fuse(alike, weights["fused"]), probes.subject_ids, enrolled)
+    alike, asked, names = _alike([_closed_set(network, packed, division) for network in (first, second)])
+    right = {
+        which: _right(asked.pair_ids, asked.subject_ids, names[fuse(alike, w).argmax(1)])
+        for which, w in weights.items()
+    }
+    rates = {"accuracy": right["fused"].mean(), "eer": eer(trials.genuine, trials.impostor)[0]}
+    rates |= {"tar": tar_at_far(trials.genuine, trials.impostor, FAR).tar, "rank1": (first_ranks == 1).mean()}
+    rates = {name: float(rate) for name, rate in rates.items()} | {"weight": weight}
+    alone = [float(right[which].mean()) for which in ("first", "second")]
+    return Outcome(trials, right["fused"]), rates | {"accuracies": alone}
 
-    probe, found = best([_enrolled_and_asked(vectors, division) for vectors in unseen])
-    asked, named = best([_closed_set(network, packed, division) for network in (first, second)])
-    right = _right(asked.pair_ids, asked.subject_ids, named)
-    rates = {"accuracy": right.mean(), "eer": eer(trials.genuine, trials.impostor)[0]}
-    rates |= {"tar": tar_at_far(trials.genuine, trials.impostor, FAR).tar, "rank1": (found == probe.subject_ids).mean()}
-    return Outcome(trials, right), {name: float(rate) for name, rate in rates.items()} | {"weight": weight}
+
+def _alike(sides: list[tuple[Embeddings, Embeddings]]) -> tuple[list[np.ndarray], Embeddings, np.ndarray]:
+    """Of networks that enrolled and asked the same: scores (P, G) of each, who was asked about, who is enrolled (G,)."""
+    enrolled = [templates(gallery) for gallery, _ in sides]
+    alike = [cosine(asked.vectors, of.vectors) for (_, asked), of in zip(sides, enrolled, strict=True)]
+    return alike, sides[0][1], enrolled[0].subject_ids
 
 
 def _closed_set(network: Trained, packed, division: Splits) -> tuple[Embeddings, Embeddings]:
-    """The embeddings of the training and of the test pictures."""
+    """The training and the test pictures, each embedded in one view, as classifiers see them."""
     model, _ = load_model(network.folder / "model")
-    parts = (packed.rows(part["pair_id"]) for part in (division.train, division.test))
-    return tuple(embed(model, packed, rows, progress=False) for rows in parts)
+    found = []
+    for part in (division.train, division.test):
+        rows = packed.rows(part["pair_id"])
+        vectors = torch.nn.functional.normalize(vectors_of(model, packed, rows)).cpu().numpy()
+        found.append(Embeddings(part["pair_id"].to_numpy(str), part["cls_name"].to_numpy(str), vectors))
+    return tuple(found)
 
 
 def _right(pair_ids, people, named) -> pd.Series:

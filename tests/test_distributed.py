@@ -31,8 +31,10 @@ rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1
 GRADIENTS = """
 found = {}
 accelerator = f.make_accelerator("float32", "cpu")
-for name, head, per_person in [(name, head, k) for name, head in t.HEADS.items() for k in (0, 4)]:
-    embedder, _ = t.build("rgbd", fusion="two_branch")  # every loss reaches the weights of both branches
+settings = [(name, head, k, "two_branch") for name, head in t.HEADS.items() for k in (0, 4)]
+settings += [("arcface", t.HEADS["arcface"], 0, "parallel")]
+for name, head, per_person, fusion in settings:
+    embedder, _ = t.build("rgbd", fusion=fusion)
     torch.manual_seed(1)
     objective = f.Objective(embedder, head(), 0.5)
     model = accelerator.prepare(objective)
@@ -45,7 +47,7 @@ for name, head, per_person in [(name, head, k) for name, head in t.HEADS.items()
     batch, labels = next(stream)
     loss, embeddings, labels = model(batch, labels)
     accelerator.backward(loss)
-    name = f"{name} {per_person}"
+    name = f"{name} {per_person} {fusion}"
     found[name] = {"loss": loss.detach(), "embeddings": embeddings, "labels": labels}
     found[name] |= {key: p.grad for key, p in objective.named_parameters() if p.grad is not None}
 torch.save(found, f"{sys.argv[1]}.{rank}.{world}")

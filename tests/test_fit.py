@@ -389,6 +389,31 @@ def test_each_branch_has_a_loss_of_its_own():
     assert len(Objective(build("rgb")[0], loss, 0.5).branch_losses) == 0
 
 
+@pytest.mark.parametrize("fusion", ["parallel", "two_branch"])
+def test_what_is_watched_is_the_loss_that_trains_the_branches(fusion):
+    embedder, _ = build("rgbd", fusion=fusion)
+    objective = Objective(embedder.eval(), losses.MarginLoss(pml.ArcFaceLoss(6, 16)), 0.5)
+    pack, subject = toy_pack()
+    batch, labels = pack.batch(np.arange(8)), torch.from_numpy(subject[:8])
+    objective(batch, labels)
+    joint, *alone = (head.loss.get_cosine(e).gather(1, labels[:, None]).acos().rad2deg().mean().item() for head, e in
+                     zip([objective.loss, *objective.branch_losses], embedder.branches(batch), strict=True))  # fmt: skip
+    assert abs(joint - np.mean(alone)) > 0.1
+    expected = np.mean(alone) if fusion == "parallel" else joint
+    assert objective.watch()["angle_deg"] == pytest.approx(expected, rel=1e-5)
+    assert np.isnan(objective.watch()["angle_deg"])  # begun anew
+
+
+def test_a_branch_can_come_as_near_to_its_class_as_a_network_alone():
+    """Weights of a loss that a branch cannot reach would keep every cosine below 1."""
+    embedder, _ = build("rgbd", fusion="parallel")
+    embedder.eval()
+    _, colour, depth = embedder.branches(toy_pack()[0].batch(np.arange(2)))
+    for alone in (colour, depth):
+        assert (alone != 0).all()
+        assert torch.equal(alone[:, :8], alone[:, 8:])
+
+
 def test_the_learning_rate_by_hand():
     settings = FitSettings(lr=1.0, warmup=0.2)
     rates = [learning_rate(step, 10, 5, settings) for step in range(10)]

@@ -463,11 +463,12 @@ def test_a_signal_before_the_first_cell(desk):
 FIT = f"""import sys, torch
 sys.path[:0] = [{str(Path(__file__).parent)!r}, {str(ROOT)!r}]
 import test_fit as t
+from face3d_lib.atomic import write_text
 torch.set_num_threads(1)
 t.embedder_module.SMALL = {{**t.embedder_module.SMALL, "channels": (8, 16, 16, 32)}}
 show = t.fit_module._show
 def note(bar, state):
-    (this.folder / "step").write_text(f"{{state.epoch}} {{state.step}}")
+    write_text(this.folder / "step", f"{{state.epoch}} {{state.step}}")
     show(bar, state)
 t.fit_module._show = note
 pack, subject = t.toy_pack()
