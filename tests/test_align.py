@@ -527,22 +527,29 @@ def test_chunks_change_near_a_new_name_only():
     assert 10 < len(names) / len(before) < 25
 
 
-def test_order_and_number_of_processes_do_not_matter_and_a_killed_worker_is_one_line(tmp_path):
+def test_order_and_number_of_processes_do_not_matter_and_a_killed_worker_is_one_line(tmp_path, monkeypatch):
     root = small_set(tmp_path / "in", people=4)
     run(root, tmp_path / "one")
+    killed, align_chunk = threading.Event(), align.align_chunk
 
-    def kill_first_child():
-        while not (children := psutil.Process().children(recursive=True)):
+    def kill_the_worker():
+        while not killed.is_set():
+            for child in psutil.Process().children(recursive=True):
+                if "spawn_main" in " ".join(child.cmdline()):
+                    child.kill()
+                    killed.set()
             time.sleep(0.05)
-        time.sleep(1)
-        for child in children:
-            if "spawn_main" in " ".join(child.cmdline()):
-                child.kill()
 
-    killer = threading.Thread(target=kill_first_child)
+    def wait_and_align(*arguments):  # or this process, which aligns too, might be done before
+        assert killed.wait(60)
+        return align_chunk(*arguments)
+
+    killer = threading.Thread(target=kill_the_worker)
     killer.start()
-    with pytest.raises(UserError, match=r"a worker was killed.*run the same command again"):
-        run(root, tmp_path / "two", workers=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(align, "align_chunk", wait_and_align)
+        with pytest.raises(UserError, match=r"a worker was killed.*run the same command again"):
+            run(root, tmp_path / "two", workers=2)
     killer.join()
     assert not (tmp_path / "two" / "alignment.csv").exists()
     run(root, tmp_path / "two", workers=2, random_order=True)
