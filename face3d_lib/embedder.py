@@ -86,8 +86,9 @@ class Embedder(nn.Module):
 
     Where there are two branches, `branches` also gives each alone, so that a loss on each keeps the stronger
     modality from silencing the weaker one. A pair whose colour, or whose depth, is all 0 lacks it: the joint
-    embedding then depends on the other modality alone. A network serves such pairs well if it was trained
-    with modality dropout, which hides one modality of some pairs, by torch's global generator, when training.
+    embedding then depends on the other modality alone. A network serves such pairs well if its branches are
+    parallel, or if it was trained with modality dropout, which hides one modality of some pairs, by torch's global
+    generator, when training.
     init: "scratch"; "imagenet" (resnet18, resnet50) or "vggface2" (facenet), see weights.py; or a local state
     dict (.safetensors, .pth) of the three-channel backbone. Every branch starts from it. UserError lists what
     does not fit.

@@ -38,7 +38,6 @@ from .atomic import UserError, plain, require_space, write_bytes, write_json, wr
 from .batches import STEP, Augmentation, epoch_batches, person_batches, random_stream, train_batches
 from .depth import require_meaning
 from .embedder import Embedder
-from .fusion import Parallel
 from .losses import describe
 from .pack import Pack
 
@@ -88,7 +87,7 @@ class Objective(nn.Module):
         self.embedder, self.loss, self.branch_weight = embedder, loss, branch_weight
         extra = len(embedder.branch) if len(embedder.branch) > 1 else 0
         self.branch_losses = nn.ModuleList(copy.deepcopy(loss) for _ in range(extra))
-        self.parallel = isinstance(getattr(embedder, "join", None), Parallel)
+        self.branches_alone = extra > 0 and not embedder.join.trains_branches
 
     def forward(self, batch, labels):
         shares = shares_of(len(labels), labels.device)  # asked once: the answer waits for a GPU
@@ -103,7 +102,7 @@ class Objective(nn.Module):
     def watch(self) -> dict[str, float]:
         """What the loss watches since the last call: of the branches' losses, averaged, where these alone train them."""
         found = [loss.watch() for loss in [self.loss, *self.branch_losses] if hasattr(loss, "watch")]
-        found = found[1:] if self.parallel else found[:1]
+        found = found[1:] if self.branches_alone else found[:1]
         return {name: sum(row[name] for row in found) / len(found) for name in (found[0] if found else ())}
 
 
@@ -151,7 +150,8 @@ def fit(
     loss's `watch()` gives. In `folder`: metrics.jsonl (the same), tensorboard/, last.pt (to resume from), best.pt.
     Called again with the same arguments it resumes, or returns at once when it was done. UserError: other arguments
     than those of last.pt (it lists which), an altered last.pt, a loss that is not finite (last.pt stays good,
-    bad_step.json names the pairs), a device that is not there, too little memory or disk, one person in training.
+    bad_step.json names the pairs), a device that is not there, too little memory or disk, one person in training,
+    branches without a loss.
     """
     objective = Objective(embedder, loss, settings.branch_weight)
     check_training(objective, pack, train)
@@ -219,7 +219,7 @@ def check_training(objective: Objective, pack: Pack, train) -> None:
     if len(np.unique(train[1])) < 2:
         raise UserError(f"{len(np.unique(train[1]))} person to train on: nobody to be told apart from; add people")
     architecture = objective.embedder.architecture
-    if objective.parallel and not objective.branch_weight:
+    if objective.branches_alone and not objective.branch_weight:
         raise UserError("branch_weight = 0: parallel branches learn from their own losses alone; give these a weight")
     unit = pack.info.get("source", {}).get("depth_unit")
     if unit and architecture.modality != "rgb":

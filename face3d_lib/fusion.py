@@ -24,6 +24,7 @@ class Join(nn.Module):
     """What the designs share."""
 
     parts = 1  # of which a branch's own embedding is one
+    trains_branches = True  # the joint loss does; else each branch has nothing but the loss of its own
 
     def alone(self, embeddings) -> list[torch.Tensor]:
         """(B, D) for the loss that each branch has of its own."""
@@ -39,6 +40,7 @@ class Parallel(Join):
     """
 
     parts = 2
+    trains_branches = False
 
     def __init__(self, features: int, embedding_size: int, grid: int):
         super().__init__()
@@ -58,8 +60,7 @@ class Concatenation(Join, nn.Sequential):
         super().__init__(nn.Linear(2 * embedding_size, embedding_size, bias=False), nn.BatchNorm1d(embedding_size))
 
     def forward(self, maps, embeddings, here):
-        joined = torch.cat([only(e, here[:, i]) for i, e in enumerate(embeddings)], 1)
-        return nn.Sequential.forward(self, joined)
+        return super().forward(torch.cat([only(e, here[:, i]) for i, e in enumerate(embeddings)], 1))
 
 
 class GatedSum(Join):

@@ -49,10 +49,8 @@ test_trials.__test__ = False  # no test, whatever pytest makes of the name
 
 def _first_ranks(vectors: Embeddings, division: Splits) -> tuple[np.ndarray, np.ndarray]:
     """Whether each probe of an enrolled test person finds that person first (P,), and the person (P,)."""
-    gallery, probe = _enrolled_and_asked(vectors, division)
-    enrolled = templates(gallery)
-    scores = cosine(probe.vectors, enrolled.vectors)
-    return ranks(scores, probe.subject_ids, enrolled.subject_ids) == 1, probe.subject_ids
+    (scores,), probes, enrolled = _alike([_enrolled_and_asked(vectors, division)])
+    return ranks(scores, probes.subject_ids, enrolled) == 1, probes.subject_ids
 
 
 def _enrolled_and_asked(vectors: Embeddings, division: Splits) -> tuple[Embeddings, Embeddings]:
