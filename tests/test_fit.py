@@ -433,6 +433,21 @@ def test_an_accelerator_can_be_made_twice_in_a_kernel_and_asks_for_what_is_there
         make_accelerator("auto", "tpu")
 
 
+@pytest.mark.parametrize(
+    ("able", "precision"),
+    [({}, "no"), ({"amx_bf16": True}, "bf16"), ({"avx512_bf16": True}, "bf16"), ({"avx512_f": True}, "no")],
+)
+def test_precision_is_bf16_only_where_the_processor_multiplies_it(monkeypatch, able, precision):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    assert make_accelerator("auto", "cpu").mixed_precision == precision
+    assert make_accelerator("float32", "cpu").mixed_precision == "no"
+
+
+def test_a_gpu_that_imitates_bf16_trains_in_float32(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert not fit_module.computes_bf16(on_cpu=False)
+
+
 def test_one_person_to_train_on_is_refused(tmp_path):
     pack, _ = toy_pack()
     rows = np.arange(12)
