@@ -163,6 +163,7 @@ def fit(
         nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # torch has it for GPUs alone
     optimizer = make_optimizer(objective, settings)
     identity = identify(objective, pack, train, evaluation, settings, augmentation)
+    identity["precision"] = accelerator.mixed_precision  # what "auto" came to: another processor may choose otherwise
     state = load_checkpoint(folder / "last.pt", objective, optimizer, identity)
     accelerator.wait_for_everyone()
     pack = pack.resident(accelerator.device)
@@ -474,7 +475,7 @@ def make_accelerator(precision: str, device: str | None) -> Accelerator:
 
 
 def computes_bf16(on_cpu: bool) -> bool:
-    """Whether the processor multiplies bf16 itself, at about twice the rate of float32, and does not merely imitate it."""
+    """Whether the processor multiplies bf16 itself, and does not merely imitate it."""
     if on_cpu:
         able = torch.cpu.get_capabilities()
         return able.get("amx_bf16", False) or able.get("avx512_bf16", False)

@@ -443,6 +443,18 @@ def test_precision_is_bf16_only_where_the_processor_multiplies_it(monkeypatch, a
     assert make_accelerator("float32", "cpu").mixed_precision == "no"
 
 
+def test_a_run_in_bf16_does_not_go_on_in_float32_unsaid(tmp_path, monkeypatch):
+    pack, labels = toy_pack()
+    data = (np.arange(len(labels)), labels)
+    settings = dataclasses.replace(SETTINGS, epochs=1, precision="auto")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
+    fit(*build(), pack, data, NONE, tmp_path, settings, GENTLE, "cpu", False)
+    fit(*build(), pack, data, NONE, tmp_path, settings, GENTLE, "cpu", False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    with pytest.raises(UserError, match="precision: bf16 -> no"):
+        fit(*build(), pack, data, NONE, tmp_path, settings, GENTLE, "cpu", False)
+
+
 def test_a_gpu_that_imitates_bf16_trains_in_float32(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert not fit_module.computes_bf16(on_cpu=False)
