@@ -142,14 +142,22 @@ def test_a_modality_that_says_nothing_teaches_nothing(tmp_path):
     assert (predict(embedder, loss, pack, evaluation[0]) == evaluation[1]).mean() < 0.4
 
 
-@pytest.mark.parametrize(("modality", "precision"), [("rgb", "float32"), ("rgbd", "float32"), ("rgbd", "bf16")])
-def test_a_stopped_run_ends_as_one_that_never_stopped(tmp_path, monkeypatch, modality, precision):
+@pytest.mark.parametrize(
+    ("modality", "precision", "more"),
+    [
+        ("rgb", "float32", {}),
+        ("rgbd", "float32", {}),
+        ("rgbd", "bf16", {}),
+        ("rgbd", "float32", {"fusion": "gated", "modality_dropout": 0.6}),  # draws from torch's generator in each step
+    ],
+)
+def test_a_stopped_run_ends_as_one_that_never_stopped(tmp_path, monkeypatch, modality, precision, more):
     pack, subject = toy_pack()
     train, evaluation = halves(subject)
     settings = dataclasses.replace(SETTINGS, save_seconds=0, precision=precision)  # a checkpoint after every step
 
     def run(folder, seed=0):
-        embedder, loss = build(modality, seed=seed)
+        embedder, loss = build(modality, seed=seed, **more)
         history = fit(embedder, loss, pack, train, evaluation, folder, settings, Augmentation(), "cpu", False)
         return weights(embedder, loss), history.drop(columns=["seconds", "images_per_second", "data_share"])
 
@@ -174,6 +182,25 @@ def test_a_stopped_run_ends_as_one_that_never_stopped(tmp_path, monkeypatch, mod
     pd.testing.assert_frame_equal(history, resumed_history)
     again, _ = run(tmp_path / "stopped", seed=6)  # done: nothing is trained, the best weights are given back
     assert_equal(whole, again)
+
+
+def test_each_step_of_each_seed_draws_its_own_numbers(tmp_path):
+    pack, subject = toy_pack()
+    draws = {}
+
+    class Drawing(SoftmaxLoss):
+        def forward(self, embeddings, labels):
+            draws[run].append(torch.rand(()).item())
+            return super().forward(embeddings, labels)
+
+    for run, seed in enumerate((3, 3, 4)):
+        draws[run] = []
+        settings = dataclasses.replace(SETTINGS, epochs=2, seed=seed)
+        embedder, _ = build(seed=run)
+        fit(embedder, Drawing(16, 6), pack, halves(subject)[0], NONE, tmp_path / str(run), settings, None, "cpu", False)
+    assert len(draws[0]) == 6, "3 steps an epoch"
+    assert draws[0] == draws[1]
+    assert len({*draws[0], *draws[2]}) == 12
 
 
 def test_a_stop_signal_ends_the_step_saves_and_then_takes_effect(tmp_path, monkeypatch):
