@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from .atomic import UserError, write_bytes, write_json
-from .paths import RUNS, relative
+from .base.atomic import write_bytes, write_json
+from .base.errors import UserError
+from .base.paths import RUNS, relative
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,7 +40,8 @@ def run(
     ] = None,
 ):
     """Run one notebook with papermill, strictly: unknown or mistyped parameters are errors, the exit code is true."""
-    from .run import parse_parameters, read_grid, run_grid
+    from .runs.parameters import parse_parameters, read_grid
+    from .runs.runner import run_grid
 
     raise typer.Exit(run_grid(notebook, name, parse_parameters(parameter), read_grid(file)))
 
@@ -53,7 +55,7 @@ def sweep(
     jobs: Annotated[int, typer.Option(min=1, help="runs side by side")] = 1,
 ):
     """Train many settings over one data set; what is done is not done again, and a failure does not stop the others."""
-    from .sweep import run_sweep
+    from .runs.sweep import run_sweep
 
     raise typer.Exit(run_sweep(file, name, jobs))
 
@@ -72,8 +74,11 @@ def demo(
     seed: Annotated[int, typer.Option(help="of split and training")] = 0,
 ):
     """Run the numbered notebooks in order and end with a table. Killed and started again, it goes on where it was."""
-    from .pairs import find_pairs, read_convention
-    from .run import PLAN, refuse_real_faces, run_folder, run_notebook, up_to_date
+    from .data.pairs import find_pairs, read_convention
+    from .runs.folders import refuse_real_faces, run_folder
+    from .runs.plan import PLAN
+    from .runs.record import up_to_date
+    from .runs.runner import run_notebook
 
     name = name or (data.resolve().name if data else "demo")
     if data:
@@ -109,7 +114,7 @@ def demo(
 
 def no_expectations(notebook: str) -> dict[str, float]:
     """The parameters expect_... of a notebook, set to what every result meets."""
-    from .run import find_notebook, parameter_model
+    from .runs.parameters import find_notebook, parameter_model
 
     names = [name for name in parameter_model(find_notebook(notebook)).model_fields if name.startswith("expect_")]
     return {name: 1.01 if name.endswith("_below") else -0.01 for name in names}
@@ -117,7 +122,7 @@ def no_expectations(notebook: str) -> dict[str, float]:
 
 def summary(name: str) -> str:
     """The closing table of a demo, from the metrics.json of its stages."""
-    from .run import figures_folder, find_stage
+    from .runs.folders import figures_folder, find_stage
 
     def metrics(stage):
         folder = find_stage(name, stage)
@@ -157,7 +162,7 @@ def synthesise(
     workers: Annotated[int, typer.Option(min=0, help="processes; 0 = one for each core")] = 0,
 ):
     """Make synthetic RGB-D faces."""
-    from .synthetic import make_dataset
+    from .synthetic.dataset import make_dataset
 
     frame = make_dataset(output_dir, subjects, images_per_session, seed=seed, workers=workers or None)
     print(f"{len(frame)} pairs of {frame['subject_id'].nunique()} people in {output_dir}")
@@ -182,7 +187,9 @@ def align(
     larger_is: Direction = "",
 ):
     """Find faces and warp colour and depth alike. Kill it anywhere and start it again: the same files come out."""
-    from .align import AlignSettings, align_folder, check_depth
+    from .data.alignment import align_folder
+    from .data.depth_check import check_depth
+    from .data.warp import AlignSettings
 
     chosen = mode or ("template" if margin is None else "facenet")
     if margin is not None and chosen != "facenet":
@@ -223,7 +230,7 @@ def split(
     """Write train, eval, test and dirty csv of an aligned folder (and gallery, probe, unknown for people not trained on)."""
     from dataclasses import fields
 
-    from .splits import SplitSettings, read_metadata, split_folder
+    from .data.splits import SplitSettings, read_metadata, split_folder
 
     settings = SplitSettings(ratios, people, min_images=min_images, seed=seed)
     division = split_folder(input_dir, output_dir, settings, read_metadata(raw_dir) if raw_dir else None, raw_dir)
@@ -242,11 +249,12 @@ def identify(
     picture: Annotated[Path | None, typer.Option(help="write probe and best match side by side to this PNG")] = None,
 ):
     """Whose face is this? Prints the name with its score, or unknown, and the nearest of the enrolled."""
-    from .embed import embed_pair
-    from .embedder import load_model
-    from .gallery import Gallery
-    from .pairs import BadPair, read_convention, read_pair, single_pair
-    from .run import run_folder
+    from .data.decoding import read_pair
+    from .data.pairs import BadPair, read_convention, single_pair
+    from .evaluate.embed import embed_pair
+    from .runs.folders import run_folder
+    from .serve.gallery import Gallery
+    from .train.model_files import load_model
 
     stage = run_folder(name) / "50_predict_identity"
     if not (stage / "reference.json").is_file():
@@ -269,7 +277,7 @@ def identify(
         import matplotlib.pyplot as plt
         from PIL import Image
 
-        from .figures import plot_match, png_of
+        from .evaluate.pictures import plot_match, png_of
 
         best = run_folder(name) / "10_align_faces" / "aligned" / f"{made_with['reference'][match.candidates[0][0]]}.png"
         figure, axes = plt.subplots(1, 2, figsize=(6, 3.4), layout="constrained")
@@ -283,8 +291,8 @@ def forget(
     name: Annotated[str, typer.Option("--run", help="run whose gallery is changed")] = "demo",
 ):
     """Delete a person from a gallery: the template and the name leave its files."""
-    from .gallery import forget
-    from .run import run_folder
+    from .runs.folders import run_folder
+    from .serve.gallery import forget
 
     stage = run_folder(name) / "50_predict_identity"
     forget(stage / "gallery", person)

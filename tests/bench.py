@@ -26,14 +26,19 @@ from skimage.transform import resize
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from face3d_lib import figures, fit, synthetic
-from face3d_lib.align import AlignSettings, align_folder, find_faces, load_detector
-from face3d_lib.batches import Augmentation, train_batches
-from face3d_lib.embedder import Architecture, Embedder, count
-from face3d_lib.losses import SoftmaxLoss
-from face3d_lib.pack import Pack, make_pack
-from face3d_lib.pairs import read_rgb
-from face3d_lib.paths import FIGURES
+from face3d_lib.base.paths import FIGURES
+from face3d_lib.data.alignment import align_folder
+from face3d_lib.data.decoding import read_rgb
+from face3d_lib.data.faces import find_faces, load_detector
+from face3d_lib.data.pack import Pack, make_pack
+from face3d_lib.data.warp import AlignSettings
+from face3d_lib.evaluate import pictures
+from face3d_lib.synthetic import camera, dataset
+from face3d_lib.train import fit
+from face3d_lib.train.augment import Augmentation
+from face3d_lib.train.batches import train_batches
+from face3d_lib.train.embedder import Architecture, Embedder, count
+from face3d_lib.train.losses import SoftmaxLoss
 
 ROUNDS = 3
 PAIRS_2019 = 403_067  # of the data set of 2019
@@ -73,7 +78,7 @@ def tell(part: str, rates: dict, notes: dict, unit: str) -> None:
     ax.set_yticks(range(len(medians)), medians)
     ax.set_ylim(len(medians) - 0.5, -0.5)
     numbers = {f"{unit}_per_second": medians, "all": rates, "notes": notes, "machine": machine()}
-    figures.save_figure(fig, FIGURES / "bench", part, numbers)
+    pictures.save_figure(fig, FIGURES / "bench", part, numbers)
 
 
 def machine() -> str:
@@ -87,7 +92,7 @@ def machine() -> str:
 
 def faces(folder: Path) -> None:
     raw = folder / "raw"
-    synthetic.make_dataset(raw, 150, 10)  # 3,000 pairs in two sessions: workers take seconds to start
+    dataset.make_dataset(raw, 150, 10)  # 3,000 pairs in two sessions: workers take seconds to start
     paths = sorted(raw.glob("*/*.png"))[:500]
 
     def one_at_a_time():  # as the README of facenet-pytorch shows it, all cores; detection alone
@@ -123,7 +128,7 @@ def faces(folder: Path) -> None:
 
     def synthesis():  # one process, pixels alone
         for image in range(60):
-            synthetic.pair(0, image // 10, image % 10)
+            camera.pair(0, image // 10, image % 10)
         return 60
 
     jobs = {
@@ -163,7 +168,7 @@ class Loader2019(Dataset):
 def aligned_pack(folder: Path) -> tuple[Pack, list[Path], np.ndarray]:
     raw, aligned = folder / "raw", folder / "aligned"
     if not raw.exists():
-        synthetic.make_dataset(raw, 40, 10)
+        dataset.make_dataset(raw, 40, 10)
     align_folder(raw, aligned, AlignSettings(), progress=False)
     pack = make_pack(aligned, folder / "pack", progress=False)
     paths = [aligned / f"{pair_id}.png" for pair_id in pack.index["pair_id"]]

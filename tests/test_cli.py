@@ -9,12 +9,15 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from face3d_lib import cli, embedder, run, synthetic
-from face3d_lib.align import AlignSettings
-from face3d_lib.atomic import UserError
-from face3d_lib.embed import Embeddings, embed_pair
-from face3d_lib.gallery import Gallery
-from face3d_lib.pairs import DepthConvention, read_pair, single_pair
+from face3d_lib import cli
+from face3d_lib.base.errors import UserError
+from face3d_lib.data.decoding import read_pair
+from face3d_lib.data.pairs import DepthConvention, single_pair
+from face3d_lib.data.warp import AlignSettings
+from face3d_lib.evaluate.embed import Embeddings, embed_pair
+from face3d_lib.serve.gallery import Gallery
+from face3d_lib.synthetic import dataset, people
+from face3d_lib.train import embedder, model_files
 
 MILLIMETRES = DepthConvention("mm", "farther")
 
@@ -22,8 +25,8 @@ MILLIMETRES = DepthConvention("mm", "farther")
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
     folder = tmp_path_factory.mktemp("raw") / "faces"
-    easy = synthetic.Knobs(yaw=5, occlusion=0, glasses=0)
-    synthetic.make_dataset(folder, 2, 3, seed=4, knobs=easy, workers=1)
+    easy = people.Knobs(yaw=5, occlusion=0, glasses=0)
+    dataset.make_dataset(folder, 2, 3, seed=4, knobs=easy, workers=1)
     return folder
 
 
@@ -49,15 +52,15 @@ def test_the_two_commands_of_2019(raw, tmp_path):
 @pytest.fixture
 def small_run(raw, tmp_path, monkeypatch):
     """A run with an untrained network and a gallery of the first picture of each person, accepting everybody."""
-    monkeypatch.setattr(run, "RUNS", tmp_path)
+    monkeypatch.setattr("face3d_lib.base.paths.RUNS", tmp_path)
     torch.manual_seed(0)
     network = embedder.Embedder(embedder.Architecture("rgb"))
     settings = AlignSettings()
     card = {"classes": [], "settings_hash": settings.hash(), "alignment": vars(settings)}
     model = tmp_path / "small" / "rgb" / "30_train_softmax" / "model"
     model.mkdir(parents=True)
-    embedder.save_model(model, network, card)
-    network, card = embedder.load_model(model)
+    model_files.save_model(model, network, card)
+    network, card = model_files.load_model(model)
     firsts = {person: raw / person / "s1_000" for person in ("p0000", "p0001")}
     vectors = [
         embed_pair(

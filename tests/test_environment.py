@@ -8,7 +8,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from face3d_lib.paths import ROOT
+from face3d_lib.base.paths import ROOT
 
 LOCK = (ROOT / "requirements.lock").read_text()
 LOCKED = {Requirement(line.rstrip(" \\")) for line in re.findall(r"^[a-z0-9].*\\$", LOCK, re.MULTILINE)}

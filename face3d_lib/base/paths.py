@@ -1,0 +1,77 @@
+"""Folders, from this file's place and never from the working directory.
+
+JupyterLab and nbval run a notebook in its own folder, papermill in the caller's; the paths here are the same for all.
+"""
+
+import os
+import unicodedata
+from pathlib import Path
+
+from .errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+NOTEBOOKS = ROOT / "notebooks"
+RUNS = (ROOT / os.environ.get("FACE3D_RUNS", "runs")).resolve()  # a relative setting means below the project
+FIGURES = (ROOT / os.environ.get("FACE3D_FIGURES", "figures")).resolve()
+
+
+def relative(path: Path) -> str:
+    """`path` as text below the project folder where it lies there, so that no record holds a machine's own folders."""
+    path = Path(path).resolve()
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.as_posix()
+
+
+def folders() -> dict[str, str]:
+    """The folders of this process, for one that starts elsewhere: a relative setting means others there."""
+    return {"FACE3D_RUNS": str(RUNS), "FACE3D_FIGURES": str(FIGURES)}
+
+
+UNPRINTED = ("Cc", "Zl", "Zp")  # Unicode categories of control characters and line breaks
+
+
+def unsafe_name(name: str) -> str:
+    """Why a file or folder name cannot stand in a csv and be found again by it; "" where it can."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "its name is not valid UTF-8"
+    if any(unicodedata.category(letter) in UNPRINTED for letter in name):
+        return "its name holds a line break or a control character"
+    if "\\" in name:
+        return "its name holds a backslash"
+    if name.startswith("~"):
+        return "its name starts with ~"
+    return ""
+
+
+def inside(root: Path, relative: str, base: Path | None = None, where: str = "") -> Path:
+    """The path that a table's cell names, below `root`. Raises UserError naming the row (`where`) for any
+    other.
+
+    Refused: absolute paths, `~`, URLs, backslashes, control characters, `..` (unless `base`, the folder the
+    cell is relative to, is given and the path comes back into `root`), and links that leave `root`. Nothing
+    is opened.
+    """
+    text, label = str(relative), f"{where}: " if where else ""
+    parts = text.split("/")
+    problem = next(filter(None, map(unsafe_name, parts)), "")
+    if not problem and (not text or text.startswith("/") or "://" in text or text.startswith("file:")):
+        problem = "an absolute path, a URL or nothing at all"
+    if not problem and ".." in parts and base is None:
+        problem = "it climbs with .."
+    if not problem:
+        root, path = Path(os.path.abspath(root)), Path(os.path.abspath(Path(base or root) / text))
+        if not path.is_relative_to(root) or path == root:
+            problem = f"it leaves {root}"
+        elif not _resolved(path).is_relative_to(_resolved(root)):
+            problem = "a link leads out of the folder"
+    if problem:
+        raise UserError(f"{label}path {text!a} is refused ({problem}): name a file inside the data folder")
+    return path
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except RuntimeError:  # a link to itself
+        return Path("/")

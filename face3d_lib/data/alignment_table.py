@@ -1,0 +1,78 @@
+"""alignment.csv: its columns, what a sound table is, and how far its points lie from the true ones."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pandera.pandas as pa
+
+from ..base.errors import UserError
+from ..base.tables import checked, number
+from .pairs import STATUSES
+
+MATRIX = ["m00", "m01", "m02", "m10", "m11", "m12"]
+POINTS = [f"{axis}{k}" for k in range(1, 6) for axis in "xy"]  # left, right eye, nose tip, mouth corners
+DEPTH_MARKS = ["relief", "nose_dx", "nose_dy", "registration"]  # eye distances; see align.check_depth
+ALIGNMENT_COLUMNS = [
+    "pair_id", "subject_id", "status", "detail", "rgb_path", "depth_path",
+    "n_faces", "choice", "found_at", "probability", "box_left", "box_top", "box_right", "box_bottom", *POINTS,
+    *MATRIX, "depth_per_px", "valid_depth", *DEPTH_MARKS, "width", "height",
+    "rgb_sha256", "depth_sha256", "aligned_rgb_sha256", "aligned_depth_sha256",
+]  # fmt: skip
+_named = pa.Column(str, pa.Check.str_length(min_value=1))
+_PIXEL = number(-1e6, 1e6)
+AlignmentTable = pa.DataFrameSchema(
+    {
+        "pair_id": pa.Column(str, unique=True),
+        "subject_id": _named,
+        "status": pa.Column(str, pa.Check.isin(STATUSES)),
+        **dict.fromkeys(["box_left", "box_top", "box_right", "box_bottom", *POINTS, *MATRIX], _PIXEL),
+        "n_faces": number(0, 1e6),
+        "probability": number(0, 1),
+        "valid_depth": number(0, 1),
+        "depth_per_px": number(1e-6, 1e6),
+        **dict.fromkeys(DEPTH_MARKS, number(-1e6, 1e6)),
+    },
+    checks=[
+        pa.Check(
+            lambda t: pd.Series(
+                [p.startswith(s + "/") for p, s in zip(t["pair_id"], t["subject_id"], strict=True)], t.index
+            ),
+            error="pair_id is subject_id/name",
+        ),
+        pa.Check(
+            lambda t: (
+                (t["status"] != "ok")
+                | (t[[*MATRIX, "depth_per_px", "rgb_sha256", "aligned_rgb_sha256"]] != "").all(axis=1)
+            ),
+            error="an aligned pair has a matrix, a depth scale and hashes",
+        ),
+        pa.Check(
+            lambda t: (t["status"] == "ok") | (t["detail"] != ""),
+            error="a pair that was not aligned has a reason",
+        ),
+    ],
+)
+
+
+def check_alignment(frame: pd.DataFrame, path: Path = Path("alignment.csv")) -> pd.DataFrame:
+    """`frame` itself where it is a sound alignment table with at least one row; else UserError naming
+    `path`.
+    """
+    if not len(frame):
+        raise UserError(f"{path}: no rows: align a folder that holds pairs")
+    return checked(frame, AlignmentTable, path)
+
+
+def landmark_error(frame: pd.DataFrame, truth: pd.DataFrame) -> pd.Series:
+    """Mean distance of five points from the true ones over the true distance between the eyes, by pair_id.
+
+    Both tables have pair_id and x1, y1 .. x5, y5 in source pixels; rows of `frame` without points or truth
+    are left out.
+    """
+    found = frame[(frame["x1"] != "") & frame["pair_id"].isin(truth["pair_id"])].set_index("pair_id")
+    true = truth.set_index("pair_id").loc[found.index, POINTS].astype(float).to_numpy().reshape(-1, 5, 2)
+    points = found[POINTS].astype(float).to_numpy().reshape(-1, 5, 2)
+    eyes = np.linalg.norm(true[:, 1] - true[:, 0], axis=1)
+    error = np.linalg.norm(points - true, axis=2).mean(1) / eyes
+    return pd.Series(error, found.index, name="landmark_error")

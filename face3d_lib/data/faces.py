@@ -1,0 +1,179 @@
+"""Faces in colour pictures: MTCNN behind one guarded function, and which face of a picture counts."""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from PIL import Image
+
+from ..base.errors import UserError
+
+PYRAMID = 0.709  # MTCNN's step from one scale to the next
+MAX_SIDE = 1600  # px; larger pictures are shrunk for detection: 8000 x 8000 would take 34 s and 3.7 GB
+SURE = 0.9  # probability from which a face of the coarse pass needs no second look
+# MTCNN's points lie about 1 px right and below in whatever picture it sees: half a pixel because edges are
+# taken for pixel centres, half because boxes are truncated. On photos and their mirror images: 1.2 px at 1x,
+# 2x and 3x alike.
+POINT_OFFSET = 1.0
+BATCH = 16  # pictures in one call of MTCNN; more is not faster on a CPU
+BATCH_PIXELS = 16_000_000  # pictures held in memory at a time, unless one alone is larger
+
+
+@dataclass(frozen=True)
+class Detection:
+    """One face in source pixels, pixel centres at whole numbers."""
+
+    box: np.ndarray  # (4,) float64: left, top, right, bottom, within the picture
+    points: np.ndarray  # (5, 2) float64: left eye, right eye, nose tip, mouth corners, in image order
+    probability: float
+
+
+@dataclass(frozen=True)
+class Faces:
+    """What was found in one picture. `error`: why the detector failed on it, "" where it did not."""
+
+    faces: list[Detection] = field(default_factory=list)
+    found_at: str = ""  # "native", or "2x" where only the enlarged picture showed a face
+    error: str = ""
+
+
+def load_detector(device: str = "cpu"):
+    """MTCNN with the weights of its package, on `device`; UserError where there is no such device."""
+    import torch  # here, because reading and mode "none" do not need seconds of imports
+    from facenet_pytorch import MTCNN
+
+    if str(device).split(":")[0] not in ("cpu", "cuda"):
+        raise UserError(f"device {device!r}: cpu or cuda expected")
+    if str(device).startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device {device}: no GPU is usable here: use device cpu")
+    detector = MTCNN(select_largest=False, device=torch.device(device)).eval()
+    return detector.to(memory_format=torch.channels_last)  # max pooling is several times faster so
+
+
+def find_faces(images: list[np.ndarray], detector, min_face_size: int = 20) -> list[Faces]:
+    """The faces in each picture (H, W, 3) uint8 RGB; ValueError for other arrays, before the network.
+
+    Portraits are the rule: first only faces of a quarter of the short side and more are looked for, and what
+    is found stands where no smaller face could be chosen (see `choose_face`). The scales of that pass are
+    scales of the full pass, so points come out alike. Then all sizes; then, where nothing was found, the
+    picture at twice its size.
+    """
+    for image in images:
+        check_rgb(image)
+    views = {k: _view(image, min(1.0, MAX_SIDE / max(image.shape[:2]))) for k, image in enumerate(images)}
+    coarse = {k: _coarse_size(view[0], min_face_size) for k, view in views.items()}
+    found: dict[int, Faces] = {}
+    for k, faces in _look(views, coarse, detector).items():
+        if _settled(faces, coarse[k] / views[k][1], images[k].shape):
+            found[k] = faces
+    full = dict.fromkeys(views, float(min_face_size))
+    for k, faces in _look({k: views[k] for k in views if k not in found}, full, detector).items():
+        if faces.faces or faces.error:
+            found[k] = faces
+    small = [k for k in views if k not in found and 2 * max(images[k].shape[:2]) <= MAX_SIDE]
+    for k, faces in _look({k: _view(images[k], 2.0) for k in small}, full, detector).items():
+        found[k] = replace(faces, found_at="2x" if faces.faces else "")
+    return [found.get(k, Faces()) for k in range(len(images))]
+
+
+def check_rgb(image: np.ndarray) -> None:
+    """Raise ValueError unless (H, W, 3) uint8: on floats or four channels MTCNN is silent or breaks."""
+    kind, shape = getattr(image, "dtype", type(image).__name__), getattr(image, "shape", ())
+    if not isinstance(image, np.ndarray) or kind != np.uint8 or image.size == 0 or shape[2:] != (3,):
+        raise ValueError(f"rgb must be a uint8 array (H, W, 3) in RGB order, not {kind} {shape}")
+
+
+def choose_face(faces: list[Detection], shape: tuple) -> tuple[int, str]:
+    """(index, why) of the face that counts: by area less twice its squared distance from the centre.
+
+    The rule of 2019 (David Sandberg's align_dataset_mtcnn.py). Why: "only", "largest", or "centred" where a
+    larger face lies farther from the centre.
+    """
+    values = [_value(face, shape) for face in faces]
+    best = int(np.argmax(values))
+    if len(faces) == 1:
+        return best, "only"
+    return best, "largest" if _area(faces[best]) >= max(_area(face) for face in faces) else "centred"
+
+
+def _area(face: Detection) -> float:
+    return float((face.box[2] - face.box[0]) * (face.box[3] - face.box[1]))
+
+
+def _value(face: Detection, shape: tuple) -> float:
+    offset = (face.box[:2] + face.box[2:]) / 2 - np.array([shape[1], shape[0]]) / 2
+    return _area(face) - 2.0 * float(offset @ offset)
+
+
+def _settled(found: Faces, smallest: float, shape: tuple) -> bool:
+    """Whether no face smaller than `smallest` px could be chosen instead: its value is at most its area."""
+    if not found.faces:
+        return False
+    chosen = found.faces[choose_face(found.faces, shape)[0]]
+    return chosen.probability >= SURE and _value(chosen, shape) >= smallest**2
+
+
+def _coarse_size(pixels: np.ndarray, min_face_size: int) -> float:
+    """The largest min_face_size / PYRAMID**k, k a whole number, up to a quarter of the short side."""
+    steps = np.log(max(min(pixels.shape[:2]) / 4, min_face_size) / min_face_size) / -np.log(PYRAMID)
+    return min_face_size / PYRAMID ** int(steps)
+
+
+def _view(image: np.ndarray, scale: float) -> tuple[np.ndarray, float]:
+    """(pixels for the detector, their size / the picture's size)."""
+    if scale == 1.0:
+        return image, 1.0
+    size = [max(1, round(length * scale)) for length in image.shape[1::-1]]
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)), scale
+
+
+def _look(views: dict, min_sizes: dict, detector) -> dict[int, Faces]:
+    """What is found in every view; pictures of one size go through the network together."""
+    groups: dict[tuple, list[int]] = {}
+    for k, (pixels, _) in views.items():
+        groups.setdefault((pixels.shape, min_sizes[k]), []).append(k)
+    found = {}
+    for (shape, min_size), members in groups.items():
+        most = max(1, min(BATCH, BATCH_PIXELS // (shape[0] * shape[1])))
+        for start in range(0, len(members), most):
+            batch = members[start : start + most]
+            try:
+                found |= _detect(views, batch, min_size, detector)
+            except Exception:  # one picture may spoil a batch: then each alone, and only that one fails
+                for k in batch:
+                    try:
+                        found |= _detect(views, [k], min_size, detector)
+                    except Exception as error:
+                        text = " ".join(f"{type(error).__name__} {error}".split())[:200]
+                        found[k] = Faces(error=f"the detector failed: {text}")
+    return found
+
+
+def _detect(views: dict, batch: list[int], min_size: float, detector) -> dict[int, Faces]:
+    """The one call of MTCNN: pictures of one size, as a batch (B, H, W, 3) uint8 -> faces in source pixels.
+
+    Guards facenet-pytorch 2.5.3: sides below min_face_size make it raise; it returns object arrays, None for
+    no face, and boxes beyond the picture; its own choice among faces can mix one's box with another's points.
+    """
+    import torch
+
+    pixels = np.stack([views[k][0] for k in batch])
+    if min(pixels.shape[1:3]) < min_size:
+        return {k: Faces() for k in batch}
+    detector.min_face_size = min_size
+    # laid out by planes under that shape: its resizing is faster so, its results are the same
+    planes = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).permute(0, 2, 3, 1)
+    found = {}
+    for k, boxes, probabilities, points in zip(batch, *detector.detect(planes, landmarks=True), strict=True):
+        parts = [] if boxes is None else [np.asarray(part, np.float64) for part in (boxes, probabilities, points)]
+        faces = [_in_source(*one, *views[k]) for one in zip(*parts, strict=True)]
+        faces = [face for face in faces if np.isfinite([*face.box, face.probability, *face.points.flat]).all()]
+        found[k] = Faces(faces, "native" if faces else "")
+    return found
+
+
+def _in_source(box, probability, points, pixels: np.ndarray, scale: float) -> Detection:
+    """A face of a view in pixels of the source, box within the picture; rounded as it is recorded."""
+    high = np.array([pixels.shape[1], pixels.shape[0]] * 2) - 1
+    box = np.maximum((np.clip(box, 0, high) + 0.5) / scale - 0.5, 0)
+    points = (points - POINT_OFFSET + 0.5) / scale - 0.5
+    return Detection(np.round(box, 5), np.round(points, 5), round(min(float(probability), 1.0), 6))

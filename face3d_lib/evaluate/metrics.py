@@ -1,0 +1,370 @@
+"""Rates from frozen scores: ROC, EER, TAR@FAR, CMC, open-set DIR@FAR, intervals over subjects. Pure numpy.
+
+A trial is accepted iff score >= threshold, everywhere. FAR and FRR are counted over the comparisons given
+(ISO/IEC 19795-1 would say FMR and FNMR); `far_with_fta` and `frr_with_fta` add the images in which no face
+was found. A rate that the data cannot show is NaN, with the reason beside it. Thresholds are chosen on
+development people and applied to others: `threshold_at_far(development impostors)`, then `rates_at(test
+genuine, test impostors, threshold)`.
+"""
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import numpy as np
+import pandas as pd
+
+from .scores import Trials, fuse_trials
+
+
+@dataclass(frozen=True)
+class OperatingPoint:
+    """What one threshold does to a set of trials. Rates are shares in [0, 1], NaN where `reason` says why."""
+
+    tar: float
+    achieved_far: float  # counted at the threshold, never the one asked for
+    threshold: float
+    false_accepts: int
+    n_impostor: int
+    false_rejects: int
+    n_genuine: int
+    asked_far: float | None = None
+    reason: str = ""
+
+    @property
+    def frr(self) -> float:
+        return 1 - self.tar
+
+
+@dataclass(frozen=True)
+class OpenSetPoint:
+    """Open-set identification at one threshold: known probes named rightly, unknown probes accepted."""
+
+    dir: float  # detection and identification rate, of the known probes
+    achieved_far: float  # false alarm rate, of the unknown probes
+    threshold: float
+    n_known: int
+    n_unknown: int
+    asked_far: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Roc:
+    """FAR and TAR at every distinct score, from a threshold above all (0, 0) to the lowest score (1, 1)."""
+
+    threshold: np.ndarray  # (K,) descending, the first infinite
+    far: np.ndarray  # (K,)
+    tar: np.ndarray  # (K,)
+    n_genuine: int
+    n_impostor: int
+
+    def tar_at_far(self, far):
+        """The highest TAR whose FAR is at most `far` (number or array); NaN where far < 1 / n_impostor."""
+        far = np.asarray(far, float)
+        last = np.searchsorted(self.far, far + 1e-12, side="right") - 1  # sums of weights carry rounding
+        return np.where(far < 1 / self.n_impostor - 1e-12, np.nan, self.tar[last])[()]
+
+    def eer(self) -> tuple[float, float]:
+        """(FAR + FRR) / 2 where the two are nearest, and the threshold there (a score that occurs).
+
+        Two thresholds can be equally near, one from each side; the larger mean is given, so that luck is not
+        reported.
+        """
+        gap = np.abs(self.far - (1 - self.tar))[1:]
+        mean = ((self.far + 1 - self.tar) / 2)[1:]
+        nearest = np.flatnonzero(gap <= gap.min() + 1e-12)
+        best = nearest[mean[nearest].argmax()]
+        return float(mean[best]), float(self.threshold[1 + best])
+
+    def rates_at(self, threshold: float) -> tuple[float, float]:
+        """FAR and TAR at a threshold."""
+        at = np.searchsorted(-self.threshold, -threshold, side="right") - 1
+        return float(self.far[at]), float(self.tar[at])
+
+    def auc(self) -> float:
+        """Area under the curve: the chance that a genuine score beats an impostor score; ties count half."""
+        return float(np.trapezoid(self.tar, self.far))
+
+
+def roc(genuine, impostor) -> Roc:
+    """The ROC of flat arrays of scores. Raises ValueError where one is empty or not finite."""
+    genuine, impostor = flat(genuine, "genuine"), flat(impostor, "impostor")
+    return Curve(np.concatenate([genuine, impostor]), np.arange(len(genuine) + len(impostor)) < len(genuine)).roc()
+
+
+def eer(genuine, impostor) -> tuple[float, float]:
+    """Equal error rate and its threshold; see Roc.eer."""
+    return roc(genuine, impostor).eer()
+
+
+def threshold_at_far(impostor, far: float) -> float:
+    """The lowest threshold that accepts at most the share `far` of impostors; NaN if far < 1 / their number.
+
+    It lies just above an impostor score, so of tied scores all or none are accepted. `far` is read by its
+    decimal text: .29 of 100 is 29.
+    """
+    impostor = np.sort(flat(impostor, "impostor"))[::-1]
+    if not 0 < far < 1:
+        raise ValueError(f"far is a share between 0 and 1, not {far}")
+    allowed = int(Fraction(str(float(far))) * len(impostor))  # false accepts that may happen
+    return float(np.nextafter(impostor[allowed], np.inf)) if allowed else np.nan
+
+
+def threshold_at_far_or_above(impostor, far: float) -> tuple[float, str]:
+    """`threshold_at_far`, and where that cannot be measured the lowest threshold that accepts none, with the reason."""
+    threshold = threshold_at_far(impostor, far)
+    if not np.isnan(threshold):
+        return threshold, ""
+    highest = float(np.nextafter(np.max(impostor, initial=-1.0), np.inf))
+    return highest, _unreachable(far, len(impostor), "development scores") + "; none of them is accepted"
+
+
+def rates_at(genuine, impostor, threshold: float) -> OperatingPoint:
+    """Counts and rates at a threshold chosen elsewhere; a NaN threshold gives NaN rates and the reason."""
+    genuine, impostor = flat(genuine, "genuine"), flat(impostor, "impostor")
+    accepts, rejects = int((impostor >= threshold).sum()), int((genuine < threshold).sum())
+    if np.isnan(threshold):
+        reason = "no threshold: the FAR asked for cannot be measured on the development data"
+        return OperatingPoint(np.nan, np.nan, np.nan, 0, len(impostor), 0, len(genuine), reason=reason)
+    tar, far = float((genuine >= threshold).mean()), accepts / len(impostor)
+    return OperatingPoint(tar, far, float(threshold), accepts, len(impostor), rejects, len(genuine))
+
+
+def tar_at_far(genuine, impostor, far: float) -> OperatingPoint:
+    """TAR at the lowest threshold whose FAR on these impostors is at most `far`, and the FAR achieved there.
+
+    NaN with a reason where far < 1 / n_impostor: one false accept would already be more than was asked for.
+    """
+    point = replace(rates_at(genuine, impostor, threshold_at_far(impostor, far)), asked_far=far)
+    return replace(point, reason=_unreachable(far, point.n_impostor, "impostor comparisons")) if point.reason else point
+
+
+def ranks(scores, probe_subjects, gallery_subjects) -> np.ndarray:
+    """(P,) int: at which rank each probe's own subject stands in the gallery, 1 = best. `scores` (P, G).
+
+    Ties count against the probe: whoever scores at least as high stands before it, so a constant score gives
+    the last rank. Several templates of one subject count by their best score. Raises ValueError where a
+    probe's subject is not enrolled.
+    """
+    scores, names = _per_subject(scores, gallery_subjects)  # (P, C)
+    own = np.searchsorted(names, np.asarray(probe_subjects))
+    if len(scores) != len(own):
+        raise ValueError(f"{len(own)} probe subjects for {len(scores)} rows of scores")
+    absent = names[np.minimum(own, len(names) - 1)] != np.asarray(probe_subjects)
+    if absent.any():
+        raise ValueError(
+            f"{absent.sum()} probes show nobody enrolled, the first: {np.asarray(probe_subjects)[absent][0]}"
+        )
+    return (scores >= scores[np.arange(len(scores)), own][:, None]).sum(axis=1)  # it beats itself: 1-based
+
+
+def cmc(scores, probe_subjects, gallery_subjects, n_ranks: int | None = None) -> np.ndarray:
+    """Cumulative match characteristic: (n_ranks,) share of probes whose own subject is among the best k.
+
+    `scores` (P, G), closed set: everybody is enrolled. `n_ranks` None gives all; ties as in `ranks`.
+    """
+    rank = ranks(scores, probe_subjects, gallery_subjects)
+    n_ranks = len(set(np.asarray(gallery_subjects).tolist())) if n_ranks is None else n_ranks
+    return (rank[:, None] <= np.arange(1, n_ranks + 1)).mean(axis=0)
+
+
+def rank1(scores, probe_subjects, gallery_subjects) -> float:
+    """The share of probes whose own subject, alone, scores highest."""
+    return float((ranks(scores, probe_subjects, gallery_subjects) == 1).mean())
+
+
+def leave_one_out_rank1(vectors, subjects, probes=None, adapt=None) -> np.ndarray:
+    """(N,) each pair against all others: 1.0 where the most similar is of the same person, 0.0 where it is not.
+
+    `vectors` (N, D) of any length, compared by cosine; `subjects` (N,). `probes` (N, D): what looks for the others
+    in place of `vectors`, as the same pairs after a change. `adapt`: called for each person with the `vectors` of
+    all others, it returns a map of vectors that this person's probes and everybody are compared through
+    (`embed.whitening`): nobody is looked for in a space that has seen them. A tie between two people counts as 0,
+    as in `ranks`; whoever has no other pair cannot be found and gets NaN. Give what is not NaN to `mean_bootstrap`.
+    """
+    gallery, subjects = np.asarray(vectors, np.float64), np.asarray(subjects)
+    probes = gallery if probes is None else np.asarray(probes, np.float64)
+    scores = np.empty((len(probes), len(gallery)))
+    for mine in (subjects == subject for subject in np.unique(subjects)):
+        space = adapt(gallery[~mine]) if adapt else np.asarray
+        one, all_ = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (space(probes[mine]), space(gallery)))
+        scores[mine] = one @ all_.T
+    scores = _finite(scores, "cosines")
+    np.fill_diagonal(scores, -np.inf)
+    same = subjects[:, None] == subjects
+    own, other = (np.where(mask, scores, -np.inf).max(axis=1) for mask in (same, ~same))
+    return np.where(np.isinf(own), np.nan, own > other)
+
+
+def dir_at(scores, probe_subjects, gallery_subjects, unknown_scores, threshold: float, rank: int = 1) -> OpenSetPoint:
+    """Open-set rates at a threshold chosen elsewhere: `scores` (P, G) known, `unknown_scores` (U, G) probes.
+
+    DIR: share of known probes whose own subject stands at `rank` or better and scores >= threshold. FAR:
+    share of unknown probes whose best score is >= threshold. (Phillips, Grother, Micheals, "Evaluation
+    methods in face recognition", in Handbook of Face Recognition, 2nd ed. 2011, ch. 21.)
+    """
+    known, names = _per_subject(scores, gallery_subjects)
+    alarm = _finite(unknown_scores, "unknown scores").max(axis=1)
+    own = known[np.arange(len(known)), np.searchsorted(names, np.asarray(probe_subjects))]
+    right = ranks(scores, probe_subjects, gallery_subjects) <= rank
+    if np.isnan(threshold):
+        return OpenSetPoint(
+            np.nan,
+            np.nan,
+            np.nan,
+            len(known),
+            len(alarm),
+            reason="no threshold: the FAR asked for cannot be measured",
+        )
+    rate = float((right & (own >= threshold)).mean())
+    return OpenSetPoint(rate, float((alarm >= threshold).mean()), float(threshold), len(known), len(alarm))
+
+
+def dir_at_far(scores, probe_subjects, gallery_subjects, unknown_scores, far: float, rank: int = 1) -> OpenSetPoint:
+    """DIR at the lowest threshold that takes at most `far` of these unknown probes for somebody enrolled."""
+    threshold = threshold_at_far(_finite(unknown_scores, "unknown scores").max(axis=1), far)
+    point = replace(dir_at(scores, probe_subjects, gallery_subjects, unknown_scores, threshold, rank), asked_far=far)
+    return replace(point, reason=_unreachable(far, point.n_unknown, "unknown probes")) if point.reason else point
+
+
+def accuracy(predicted, true) -> float:
+    """The share of labels predicted rightly; both (N,), nothing left out."""
+    predicted, true = np.asarray(predicted), np.asarray(true)
+    if predicted.shape != true.shape or predicted.ndim != 1 or not len(true):
+        raise ValueError(f"predicted {predicted.shape} and true {true.shape} must be one length, not empty")
+    return float((predicted == true).mean())
+
+
+def far_with_fta(fmr: float, fta: float) -> float:
+    """FMR * (1 - FTA): who is not acquired is not accepted (ISO/IEC 19795-1, one attempt)."""
+    return fmr * (1 - fta)
+
+
+def frr_with_fta(fnmr: float, fta: float) -> float:
+    """FTA + FNMR * (1 - FTA): who is not acquired is rejected (ISO/IEC 19795-1, one attempt)."""
+    return fta + fnmr * (1 - fta)
+
+
+def wilson(count: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """The Wilson score interval of a share count / n of independent events (95 % for z = 1.96)."""
+    if not 0 <= count <= n or n == 0:
+        raise ValueError(f"{count} of {n} is not a share")
+    p, scale = count / n, 1 + z * z / n
+    centre, half = (p + z * z / (2 * n)) / scale, z * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / scale
+    return (0.0 if count == 0 else float(centre - half)), (1.0 if count == n else float(centre + half))
+
+
+def rule_of_three(n: int) -> float:
+    """The upper 95 % bound of a rate after no error in n independent trials: 3 / n, at most 1."""
+    return min(1.0, 3 / n)
+
+
+def caution(errors: int, n: int) -> str:
+    """What to say beside a rate of errors / n; nothing from 30 errors on (Doddington's rule of 30)."""
+    if errors == 0:
+        return f"no error in {n} trials: a rate below {rule_of_three(n):.2g} (rule of 3; for independent trials)"
+    return "" if errors >= 30 else f"{errors} errors in {n} trials: fewer than 30, a rough figure (rule of 30)"
+
+
+def failure_rates(status, group) -> pd.DataFrame:
+    """Failure to acquire: columns group, n, failed, rate, low, high (Wilson 95 %), and a last row "all".
+
+    `status` (N,) is "ok" or why not, `group` (N,) any label, such as a column of conditions.
+    """
+    frame = pd.DataFrame({"group": np.asarray(group).astype(str), "failed": np.asarray(status) != "ok"})
+    table = frame.groupby("group")["failed"].agg(n="size", failed="sum").reset_index()
+    table.loc[len(table)] = ["all", len(frame), int(frame["failed"].sum())]
+    table["rate"] = table["failed"] / table["n"]
+    table[["low", "high"]] = [wilson(failed, n) for failed, n in zip(table["failed"], table["n"], strict=True)]
+    return table
+
+
+def best_weight(first: Trials, second: Trials, n_steps: int = 101) -> float:
+    """The w in [0, 1] for which w * first + (1 - w) * second has the lowest EER; for development trials.
+
+    Of equally good weights the middle one is taken, the furthest from where it gets worse.
+    """
+    weights = np.linspace(0, 1, n_steps)
+    fused = [fuse_trials([first, second], [weight, 1 - weight]) for weight in weights]
+    rates = np.array([eer(trials.genuine, trials.impostor)[0] for trials in fused])
+    good = weights[rates <= rates.min() + 1e-12]
+    return float(good[len(good) // 2])
+
+
+class Curve:
+    """Scores sorted once, so that each replicate of a bootstrap costs two counts and two sums."""
+
+    def __init__(self, score, same, subject_a=None, subject_b=None):
+        distinct, place = np.unique(score, return_inverse=True)
+        self.threshold = np.concatenate([[np.inf], distinct[::-1].astype(np.float64)])
+        place = len(distinct) - 1 - place  # 0 = highest score
+        self.genuine, self.impostor = place[same], place[~same]
+        if subject_a is not None:
+            self.genuine_subject = subject_a[same]
+            self.impostor_subjects = subject_a[~same], subject_b[~same]
+            self.n_subjects = len(np.unique(np.concatenate([subject_a, subject_b])))
+
+    def weigh(self, weight):
+        left, right = self.impostor_subjects
+        return weight[self.genuine_subject], weight[left] * weight[right]
+
+    def usable(self, weight) -> bool:
+        return all(part.any() for part in self.weigh(weight))
+
+    def roc(self, weight=None) -> Roc:
+        genuine, impostor = (None, None) if weight is None else self.weigh(weight)
+        return Roc(
+            self.threshold,
+            self._share(self.impostor, impostor),
+            self._share(self.genuine, genuine),
+            len(self.genuine),
+            len(self.impostor),
+        )
+
+    def _share(self, place, weight):
+        """Share of the weight at or above each threshold, (K,)."""
+        passed = np.cumsum(np.bincount(place, weight, minlength=len(self.threshold) - 1))
+        return np.concatenate([[0.0], passed / passed[-1]])
+
+
+def curves_of(*systems) -> list[Curve]:
+    first = systems[0]
+    subject_a, subject_b = subject_numbers(first)
+    if first.same.all() or not first.same.any():
+        raise ValueError(f"{first.same.sum()} genuine and {(~first.same).sum()} impostor trials: both are needed")
+    return [Curve(trials.score, trials.same, subject_a, subject_b) for trials in systems]
+
+
+def subject_numbers(trials: Trials):
+    """(T,) and (T,) int: the two subjects of each trial, numbered 0.. among those that occur in trials."""
+    codes = np.concatenate([trials.subject_codes[trials.a], trials.subject_codes[trials.b]])
+    return np.split(np.unique(codes, return_inverse=True)[1], 2)
+
+
+def flat(values, name: str) -> np.ndarray:
+    values = _finite(values, name)
+    if values.ndim != 1:
+        raise ValueError(f"{name}: a flat array is needed, got shape {values.shape}")
+    return values
+
+
+def _finite(values, name: str) -> np.ndarray:
+    values = np.asarray(values, np.float64)
+    if not values.size or not np.isfinite(values).all():
+        bad = values.size - np.isfinite(values).sum()
+        raise ValueError(f"{name}: {values.size} scores, {bad} of them NaN or infinite; a failure scores -1, never NaN")
+    return values
+
+
+def _per_subject(scores, gallery_subjects):
+    """Scores (P, C) by subject, the best of each one's templates, and the subjects' names (C,) sorted."""
+    scores, subjects = _finite(scores, "scores"), np.asarray(gallery_subjects)
+    if scores.ndim != 2 or scores.shape[1] != len(subjects):
+        raise ValueError(f"scores {scores.shape} must be (probes, gallery) with a gallery of {len(subjects)}")
+    order = np.argsort(subjects, kind="stable")
+    names, start = np.unique(subjects[order], return_index=True)
+    return np.maximum.reduceat(scores[:, order], start, axis=1), names
+
+
+def _unreachable(far: float, n: int, what: str) -> str:
+    return f"FAR {far:g} cannot be measured with {n} {what}: one is already {1 / n:.2g}"

@@ -1,0 +1,222 @@
+"""Embeddings to scores: cosine similarity, genuine and impostor trials, templates, fusion of systems.
+
+A score is a cosine similarity, higher = more alike, never a distance. A vector of zeros is a failed template
+(no face, no usable depth): it stays in the count and scores FAILED against everybody, as in the NIST FRTE
+interface, where a matcher must accept such templates and answer -1. NaN is never a score: it would win every
+argmax and pass every `score < threshold`.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from ..base.errors import UserError
+
+FAILED = -1.0  # the score of a comparison in which one side has no template
+UNIT_TOLERANCE = 1e-3  # how far a vector's length may lie from 1
+MAX_ALL_VS_ALL = 10_000  # embeddings; more make over 50 million trials
+
+
+@dataclass(frozen=True, eq=False)
+class Trials:
+    """Comparisons of two pairs each, T of them: score, and which two of E embeddings were compared."""
+
+    score: np.ndarray  # (T,) float32
+    a: np.ndarray  # (T,) int, row of the first side in pair_ids and subject_ids
+    b: np.ndarray  # (T,) int, row of the second side
+    pair_ids: np.ndarray  # (E,) str
+    subject_ids: np.ndarray  # (E,) str
+
+    def __post_init__(self):
+        if not len(self.score) == len(self.a) == len(self.b):
+            raise ValueError(f"trials: {len(self.score)} scores for {len(self.a)} and {len(self.b)} sides")
+        if not np.isfinite(self.score).all():
+            raise ValueError(
+                f"trials: {(~np.isfinite(self.score)).sum()} scores are not finite; a failure scores {FAILED}"
+            )
+
+    @cached_property
+    def same(self) -> np.ndarray:
+        """(T,) bool: both sides are the same subject."""
+        codes = self.subject_codes
+        return codes[self.a] == codes[self.b]
+
+    @cached_property
+    def subject_codes(self) -> np.ndarray:
+        """(E,) int: a number per subject, the subjects in order of their names."""
+        return np.unique(np.asarray(self.subject_ids), return_inverse=True)[1]
+
+    @property
+    def genuine(self) -> np.ndarray:
+        """Scores of trials of one subject, (n_genuine,)."""
+        return self.score[self.same]
+
+    @property
+    def impostor(self) -> np.ndarray:
+        """Scores of trials of two subjects, (n_impostor,)."""
+        return self.score[~self.same]
+
+
+def check_vectors(vectors, what: str = "embeddings") -> np.ndarray:
+    """(N,) bool: True where there is a template (length 1), False where it failed (a vector of zeros).
+
+    Raises ValueError, naming the row, where a vector is not finite or neither of unit length nor zero.
+    """
+    vectors = np.asarray(vectors)
+    if vectors.ndim != 2 or not np.issubdtype(vectors.dtype, np.floating):
+        raise ValueError(f"{what}: expected (N, D) floating point, got {vectors.shape} {vectors.dtype}")
+    bad = ~np.isfinite(vectors).all(axis=1)
+    if bad.any():
+        raise ValueError(f"{what}: {bad.sum()} of {len(vectors)} rows hold NaN or infinity, the first: {bad.argmax()}")
+    length = np.linalg.norm(vectors.astype(np.float64), axis=1)
+    wrong = (length > 0) & (np.abs(length - 1) > UNIT_TOLERANCE)
+    if wrong.any():
+        row = wrong.argmax()
+        raise ValueError(f"{what}: row {row} has length {length[row]:.4g}; a template has length 1, a failed one 0")
+    return length > 0
+
+
+def cosine(a, b) -> np.ndarray:
+    """Cosine similarity of every row of `a` (P, D) with every row of `b` (G, D): (P, G) float32 in [-1, 1].
+
+    Sums run in float64, so that the number of threads or the size of a batch does not show. Rows of zeros
+    score FAILED.
+    """
+    a, b = np.asarray(a), np.asarray(b)
+    acquired_a, acquired_b = check_vectors(a, "probes"), check_vectors(b, "gallery")
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"probes have {a.shape[1]} dimensions, the gallery {b.shape[1]}: two models?")
+    scores = np.empty((len(a), len(b)), np.float32)
+    columns = b.astype(np.float64).T  # (D, G)
+    for start in range(0, len(a), 1024):  # float64 for a slice of the probes at a time
+        scores[start : start + 1024] = a[start : start + 1024].astype(np.float64) @ columns
+    np.clip(scores, -1, 1, out=scores)
+    scores[~acquired_a] = FAILED
+    scores[:, ~acquired_b] = FAILED
+    return scores
+
+
+def genuine_impostor(embeddings, pairs=None) -> Trials:
+    """The trials among `embeddings`: those of the table `pairs`; where that is None, each with each other.
+
+    `embeddings` has pair_ids (N), subject_ids (N), vectors (N, D). `pairs` has the columns pair_id_a,
+    pair_id_b and same ("1"/"0" or bool). Raises UserError where a row names a pair without embedding,
+    compares a pair with itself, repeats a trial, or says `same` of two subjects: a table and embeddings that
+    disagree are not of one experiment.
+    """
+    pair_ids, subject_ids = np.asarray(embeddings.pair_ids), np.asarray(embeddings.subject_ids)
+    vectors = np.asarray(embeddings.vectors)
+    acquired = check_vectors(vectors)
+    if len(set(pair_ids.tolist())) < len(pair_ids):
+        raise ValueError("embeddings: a pair_id stands there twice")
+    a, b = _all_sides(len(pair_ids)) if pairs is None else _sides_of_table(pairs, pair_ids)
+    score = np.empty(len(a), np.float32)
+    for start in range(0, len(a), 65536):
+        part = slice(start, start + 65536)
+        score[part] = np.einsum("td,td->t", vectors[a[part]], vectors[b[part]], dtype=np.float64)
+    np.clip(score, -1, 1, out=score)
+    score[~(acquired[a] & acquired[b])] = FAILED
+    trials = Trials(score, a, b, pair_ids, subject_ids)
+    if pairs is not None:
+        wrong = np.flatnonzero(trials.same != _same_of_table(pairs))
+        if len(wrong):
+            left, right = pair_ids[a[wrong[0]]], pair_ids[b[wrong[0]]]
+            raise UserError(
+                f"pairs table: {len(wrong)} rows are wrong in column same, first {left}, {right}: split again"
+            )
+    return trials
+
+
+def alarm_scores(scores, probe_subjects, gallery_subjects) -> np.ndarray:
+    """(P,) the best score of each probe with anybody but its own subject: what an unknown person would reach.
+
+    `scores` (P, G). Probes of enrolled people serve as unknown ones too, their own templates left out, so that a
+    threshold can be chosen on few development people. FAILED where nobody else is enrolled.
+    """
+    own = np.asarray(probe_subjects)[:, None] == np.asarray(gallery_subjects)[None]
+    return np.where(own, FAILED, scores).max(axis=1, initial=FAILED)
+
+
+def templates(embeddings):
+    """One embedding per subject, in order of name: the mean of its unit vectors, made unit length again.
+
+    Comes back in the type of `embeddings` (a dataclass), with pair_ids = subject_ids. Failed vectors do not
+    count; a subject that has no other gets a failed template (zeros), and so does one whose vectors cancel
+    out.
+    """
+    vectors = np.asarray(embeddings.vectors)
+    check_vectors(vectors)
+    subjects, row = np.unique(np.asarray(embeddings.subject_ids), return_inverse=True)
+    total = np.zeros((len(subjects), vectors.shape[1]))  # (C, D) float64
+    np.add.at(total, row, vectors)
+    length = np.linalg.norm(total, axis=1, keepdims=True)
+    mean = np.divide(total, length, out=np.zeros_like(total), where=length > 1e-6).astype(np.float32)
+    return replace(embeddings, pair_ids=subjects, subject_ids=subjects, vectors=mean)
+
+
+def fuse(scores, weights) -> np.ndarray:
+    """The weighted mean (float32) of the scores of several systems, arrays of one shape.
+
+    Cosine scores share a scale, so they are added as they are. A failure (-1) of one system pulls the sum
+    down.
+    """
+    weights = np.asarray(weights, np.float64)
+    if len(scores) != len(weights) or (weights < 0).any() or not weights.sum() > 0:
+        raise ValueError(f"fuse: {len(scores)} systems, weights {weights.tolist()}: one weight >= 0 each, not all 0")
+    if len({np.shape(score) for score in scores}) > 1:
+        raise ValueError(f"fuse: scores of different shapes {[np.shape(score) for score in scores]}")
+    return sum(w * np.asarray(score) for w, score in zip(weights / weights.sum(), scores, strict=True)).astype(
+        np.float32
+    )
+
+
+def fuse_trials(systems, weights) -> Trials:
+    """The trials of several systems as one, their scores fused; all made the same trials in one order."""
+    require_same_trials(*systems)
+    return replace(systems[0], score=fuse([trials.score for trials in systems], weights))
+
+
+def require_same_trials(*systems) -> None:
+    """Raise ValueError unless all `systems` (Trials) compared the same pairs in the same order."""
+    first = systems[0]
+    for other in systems[1:]:
+        for left, right in (
+            (first.pair_ids, other.pair_ids),
+            (first.subject_ids, other.subject_ids),
+            (first.a, other.a),
+            (first.b, other.b),
+        ):
+            if not np.array_equal(left, right):
+                raise ValueError("the systems made different trials: embed the same pairs, and use one pairs table")
+
+
+def _all_sides(n: int):
+    if n > MAX_ALL_VS_ALL:
+        raise UserError(f"{n} embeddings make {n * (n - 1) // 2:.1e} trials: give a table of pairs (pairs.csv)")
+    return np.triu_indices(n, 1)
+
+
+def _sides_of_table(pairs, pair_ids):
+    row_of = {pair_id: row for row, pair_id in enumerate(pair_ids.tolist())}
+    named = [*pairs["pair_id_a"], *pairs["pair_id_b"]]
+    missing = sorted({name for name in named if name not in row_of})
+    if missing:
+        raise UserError(f"pairs table: {len(missing)} pairs have no embedding, first {missing[0]!r}: embed the split")
+    a, b = np.array([row_of[name] for name in named], np.int64).reshape(2, -1)
+    if (a == b).any():
+        raise UserError(f"pairs table: {pair_ids[a[(a == b).argmax()]]!r} is compared with itself")
+    trial, count = np.unique(np.minimum(a, b) * len(pair_ids) + np.maximum(a, b), return_counts=True)
+    if (count > 1).any():
+        first = trial[count > 1][0]
+        left, right = pair_ids[first // len(pair_ids)], pair_ids[first % len(pair_ids)]
+        raise UserError(f"pairs table: {(count > 1).sum()} trials stand there twice, the first is {left!r}, {right!r}")
+    return a, b
+
+
+def _same_of_table(pairs) -> np.ndarray:
+    meaning = {"1": True, "0": False, True: True, False: False}
+    try:
+        return np.array([meaning[value] for value in pairs["same"]], bool)
+    except KeyError as error:
+        raise UserError(f"pairs table: column same holds {error.args[0]!r}; it must be 1 or 0") from None

@@ -1,0 +1,48 @@
+"""Where a run, its stages and their figures lie.
+
+A run is a path below runs/ ("default", "demo", "demo/rgb"); a stage is a notebook. A stage writes into
+runs/<run>/<stage>/ and reads the stages of its own run and of the runs around it.
+"""
+
+import re
+from pathlib import Path, PurePosixPath
+
+from ..base import paths
+from ..base.errors import UserError
+
+
+def run_folder(run: str) -> Path:
+    """runs/<run>; UserError unless `run` is one or more plain names joined by "/"."""
+    names = str(run).split("/")
+    plain_names = all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) for name in names)
+    if not plain_names or "figures" in names:
+        raise UserError(f"run {run!r}: use letters, digits, . _ -, and / between nested runs, as in demo/rgb")
+    return paths.RUNS / run
+
+
+PUBLISHED = {"default": "", "demo": "demo"}  # runs of synthetic faces -> folder of figures/, which git tracks
+
+
+def figures_folder(run: str, stage: str) -> Path:
+    """Where a stage's figures go: only those of the two synthetic runs into figures/, which git tracks."""
+    root, _, nested = run.partition("/")
+    return (
+        paths.FIGURES / PUBLISHED[root] / stage / nested if root in PUBLISHED else run_folder(run) / "figures" / stage
+    )
+
+
+def refuse_real_faces(run: str) -> None:
+    """UserError for a run whose figures git tracks."""
+    if run.partition("/")[0] in PUBLISHED:
+        raise UserError(f"run {run!r}: its figures are published in figures/; choose another name for real faces")
+
+
+def outward(run: str) -> list[str]:
+    """The run and the runs it is nested in, innermost first: "demo/rgb" gives ["demo/rgb", "demo"]."""
+    return [str(path) for path in (PurePosixPath(run), *PurePosixPath(run).parents) if path.name]
+
+
+def find_stage(run: str, name: str) -> Path | None:
+    """The folder of `name` ("21_pack_dataset", "rgb/30_train_softmax") in this run or the nearest around."""
+    folders = [run_folder(outer) / name for outer in outward(run)]
+    return next((folder for folder in folders if (folder / "run.json").exists()), None)

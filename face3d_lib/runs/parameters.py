@@ -1,0 +1,169 @@
+"""The parameters of a notebook: declared in its tagged cell, read from a command line or a YAML file, checked."""
+
+import ast
+import difflib
+import io
+import keyword
+import tokenize
+from pathlib import Path
+from typing import Annotated, Literal
+
+from ..base import paths
+from ..base.errors import UserError, first_line
+
+
+def find_notebook(name: str | Path) -> Path:
+    """The notebook file: a path, or a name in notebooks/ with or without .ipynb."""
+    for path in (Path(name), paths.NOTEBOOKS / f"{Path(name).stem}.ipynb"):
+        if path.suffix == ".ipynb" and path.is_file():
+            return path.resolve()
+    names = [path.stem for path in sorted(paths.NOTEBOOKS.glob("*.ipynb"))]
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.3) or names
+    raise UserError(f"there is no notebook {name}; in notebooks/ there is {', '.join(near) or 'none'}")
+
+
+def read_cells(notebook: Path) -> list:
+    """The cells of a notebook file; UserError when it is none."""
+    import nbformat
+
+    try:
+        return nbformat.read(notebook, as_version=4).cells
+    except Exception as error:  # nbformat answers damage with many kinds of exception
+        raise UserError(f"{notebook}: not a readable notebook ({first_line(str(error))})") from None
+
+
+def parameter_model(notebook: Path):
+    """A pydantic model of the cell tagged `parameters`: title = type as written, description = the comment.
+
+    Every statement must be `name: type = literal`; anything else there, or no `run: str`, is a UserError.
+    """
+    from pydantic import ConfigDict, Field, create_model
+
+    sources = [c.source for c in read_cells(notebook) if "parameters" in c.metadata.get("tags", [])]
+    if len(sources) != 1:
+        raise UserError(f"{notebook.name}: one cell must be tagged `parameters`, {len(sources)} are")
+    try:
+        statements, comments, fields = ast.parse(sources[0]).body, trailing_comments(sources[0]), {}
+    except SyntaxError as error:
+        raise UserError(f"{notebook.name}: the cell tagged `parameters` is not Python: {error}") from None
+    for statement in statements:
+        try:
+            kind, default = _kind(statement.annotation), ast.literal_eval(statement.value)
+            title, comment = ast.unparse(statement.annotation), comments.get(statement.end_lineno, "")
+            fields[statement.target.id] = (kind, Field(default, title=title, description=comment))
+        except (AttributeError, TypeError, ValueError):
+            wrong = ast.unparse(statement).splitlines()[0]
+            message = f"{notebook.name}: a parameter is `name: type = literal`, not `{wrong}`"
+            raise UserError(message) from None
+    if "run" not in fields:
+        raise UserError(f"{notebook.name}: the parameters must declare `run: str`")
+    config = ConfigDict(extra="forbid", validate_default=True, protected_namespaces=())
+    return create_model(notebook.stem, __config__=config, **fields)
+
+
+def _kind(node: ast.expr):
+    """The type that an annotation spells: numbers, text, list, Literal, unions; ValueError for others."""
+    from pydantic import BeforeValidator, Field
+
+    number = BeforeValidator(_refuse_bool)
+    match node:
+        case ast.Name(id="int"):
+            return Annotated[int, number]
+        case ast.Name(id="float"):
+            return Annotated[float, number, Field(allow_inf_nan=False)]
+        case ast.Name(id="str" | "bool" as name):
+            return {"str": str, "bool": bool}[name]
+        case ast.Constant(value=None):
+            return None
+        case ast.Subscript(value=ast.Name(id="list"), slice=inner):
+            return list[_kind(inner)]
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=inner):
+            return Literal[ast.literal_eval(inner)]
+        case ast.BinOp(op=ast.BitOr(), left=left, right=right):
+            return _kind(left) | _kind(right)
+    raise ValueError
+
+
+def _refuse_bool(value):
+    if isinstance(value, bool):  # pydantic, like Python, takes True for 1
+        raise ValueError("not a truth value")
+    return value
+
+
+def trailing_comments(source: str) -> dict[int, str]:
+    """Line number -> comment on that line."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
+
+
+def check_parameters(model, values: dict, strict: bool = False) -> dict:
+    """All parameters of a notebook, `values` over its defaults; text is read as declared, unless strict.
+
+    UserError names the parameter, its type and the value; or, when unknown, the nearest and all declared.
+    """
+    from pydantic import ValidationError
+
+    fields = model.model_fields
+    for name in values:
+        if not name.isidentifier() or keyword.iskeyword(name):
+            raise UserError(f"{name!r} cannot be the name of a parameter")
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, cutoff=0.5)
+            hint = f" (did you mean {' or '.join(near)}?)" if near else ""
+            declared = [f"  {n}: {f.title} = {f.default!r}  # {f.description}" for n, f in fields.items()]
+            raise UserError("\n".join([f"{model.__name__} has no parameter {name}{hint}; it declares", *declared]))
+    if not strict:
+        values = {name: _from_text(value, fields[name].title) for name, value in values.items()}
+    try:
+        return model.model_validate(values, strict=strict).model_dump()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name, given = first["loc"][0], first["input"]
+        wrong = f"{model.__name__}: parameter {name} is {given!r} ({type(given).__name__})"
+        raise UserError(f"{wrong}; {fields[name].title} is declared: {first['msg']}") from None
+
+
+def _from_text(value, title: str):
+    """Text of a command line as pydantic reads it: none, lists as "a,b" or "[1, 2]", Literals of numbers."""
+    if not isinstance(value, str) or title == "str":
+        return value
+    if "None" in title and value.lower() in ("none", "null"):
+        return None
+    if title.startswith("list["):
+        inside = value.strip().removeprefix("[").removesuffix("]")
+        return [part.strip(" '\"") for part in inside.split(",")] if inside else []
+    if title.startswith("Literal["):
+        choices = ast.literal_eval(title.removeprefix("Literal[").partition("]")[0] + ",")
+        return next((choice for choice in choices if str(choice) == value), value)
+    return value
+
+
+def parse_parameters(pairs: list[str]) -> dict[str, str]:
+    """["lr=1e-3", "modality=rgb"] of a command line as a dict of text; UserError for anything else."""
+    values = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise UserError(f"-p {pair}: name=value expected")
+        if name == "run":
+            raise UserError(f"-p {pair}: the run is named by the argument RUN")
+        if name in values:
+            raise UserError(f"-p {pair}: {name} is given twice")
+        values[name] = value
+    return values
+
+
+def read_grid(path: Path | None) -> list[dict]:
+    """The parameter sets of a yaml file: one mapping, or a list of them; without a file one empty set."""
+    import yaml
+
+    if path is None:
+        return [{}]
+    try:
+        entries = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: {first_line(str(error))}: a yaml file of parameters is expected") from None
+    entries = [entries] if isinstance(entries, dict) else entries
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(f"{path}: a mapping of parameters, or a list of mappings, is expected")
+    return [{str(name): value for name, value in entry.items()} for entry in entries]

@@ -1,0 +1,159 @@
+"""Files that are whole or not there: rows 25 to 28 of what really breaks (kills, full disks, order of syncs)."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from face3d_lib.base.atomic import replacing, require_space, sweep, write_bytes
+from face3d_lib.base.errors import UserError
+
+OLD, NEW = b"old" * 1000, b"new" * 5000
+
+
+def test_data_is_on_the_disk_before_the_name_and_the_name_before_the_end(tmp_path, monkeypatch):
+    """Row 28: without the first sync the name may outlive the data, without the last the name may be lost."""
+    calls, sync, rename = [], os.fsync, os.replace
+
+    def fsync(handle):
+        calls.append(("fsync", os.fstat(handle).st_ino))
+        sync(handle)
+
+    def replace(source, target):
+        calls.append(("replace", os.stat(source).st_ino))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", replace)
+    write_bytes(tmp_path / "file", NEW)
+    file, folder = (tmp_path / "file").stat().st_ino, tmp_path.stat().st_ino
+    assert calls == [("fsync", file), ("replace", file), ("fsync", folder)]
+
+
+STEPS = {  # what can fail while a file is written, in order
+    "make": (tempfile, "mkstemp", 1),
+    "write": (Path, "write_bytes", 1),
+    "permissions": (os, "chmod", 1),
+    "sync of the data": (os, "fsync", 1),
+    "rename": (os, "replace", 1),
+    "sync of the folder": (os, "fsync", 2),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_whichever_step_fails_the_old_file_is_whole_and_nothing_is_left_over(tmp_path, monkeypatch, step):
+    """Row 26. A disk that is full shows it when the file is made, written or synced."""
+    path = tmp_path / "file.pt"
+    write_bytes(path, OLD)
+    module, name, fails_at = STEPS[step]
+    works, calls = getattr(module, name), []
+
+    def fails(*arguments, **named):
+        calls.append(arguments)
+        if len(calls) < fails_at:
+            return works(*arguments, **named)
+        if step == "write":
+            works(arguments[0], NEW[:777])  # as much as there was room for
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, fails)
+        with pytest.raises(OSError, match="No space left"):
+            write_bytes(path, NEW)
+    assert path.read_bytes() == (NEW if step == "sync of the folder" else OLD)
+    assert list(tmp_path.iterdir()) == [path]
+    write_bytes(path, NEW)
+    assert path.read_bytes() == NEW
+
+
+def test_a_writer_that_raises_leaves_the_old_file(tmp_path):
+    write_bytes(tmp_path / "file", OLD)
+
+    def write_and_raise():
+        with replacing(tmp_path / "file") as sibling:
+            sibling.write_bytes(NEW)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_and_raise()
+    assert (tmp_path / "file").read_bytes() == OLD
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_folder_of_temporary_files_plays_no_part(tmp_path, monkeypatch):
+    """Row 27: a rename from another file system is a copy, which a kill cuts short."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "elsewhere"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))  # not there: whoever uses it fails
+    with replacing(tmp_path / "data" / ("n" * 251 + ".csv")) as sibling:  # as long as a name can be
+        assert sibling.parent == tmp_path / "data"
+        sibling.write_bytes(NEW)
+    assert [path.read_bytes() for path in (tmp_path / "data").iterdir()] == [NEW]
+
+
+def test_files_are_as_open_as_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_bytes(tmp_path / "file", NEW)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o640
+
+
+def test_too_little_space_is_said_before_anything_is_written(tmp_path):
+    with pytest.raises(UserError, match=r"GB needed.*make room"):
+        require_space(tmp_path, 10**18)
+
+
+WRITER = """
+import sys
+sys.path.insert(0, {root!r})
+from pathlib import Path
+from face3d_lib.base.atomic import write_bytes
+for number in range(1, 2**31):
+    write_bytes(Path({path!r}), number.to_bytes(4, "big") * 5_000_000)
+    print(number, flush=True)
+"""
+
+
+def kill_while_writing(tmp_path: Path, times: int) -> None:
+    """SIGKILL a process that writes one file again and again; it is never less than was last said to be written."""
+    path, draw = tmp_path / "last.pt", np.random.default_rng()
+    script = textwrap.dedent(WRITER).format(root=str(Path(__file__).parents[2]), path=str(path))
+    leftovers = 0
+    for _ in range(times):
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        first = process.stdout.readline()
+        time.sleep(draw.uniform(0, 0.1))
+        process.kill()
+        said = int((first + process.communicate()[0]).split()[-1])
+        found = np.unique(np.fromfile(path, ">u4"))
+        assert path.stat().st_size == 20_000_000
+        assert found.tolist() in ([said], [said + 1])  # the name may be there and the word not said yet
+        leftovers += sum(1 for _ in tmp_path.glob(".new-*"))
+        sweep(tmp_path)
+        assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
+        path.unlink()
+    assert leftovers, "no kill fell into the writing"
+
+
+def test_a_kill_costs_nothing_that_was_written(tmp_path):
+    """Row 25."""
+    kill_while_writing(tmp_path, times=6)
+
+
+@pytest.mark.slow
+def test_a_hundred_kills_cost_nothing_that_was_written(tmp_path):
+    kill_while_writing(tmp_path, times=100)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="/dev/shm, another file system, is not there")
+def test_a_hundred_kills_with_temporary_files_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", "/dev/shm")
+    kill_while_writing(tmp_path, times=100)

@@ -1,0 +1,435 @@
+"""Reading raw pairs: every kind of file gets the pixels that it means, or one status and one line."""
+
+import os
+import resource
+import subprocess
+import sys
+import time
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bad_inputs import (
+    SENTINEL,
+    bad_depths,
+    bad_pictures,
+    bomb,
+    declare,
+    depth_of,
+    image_bytes,
+    npy_bytes,
+    texture,
+    write_pair,
+)
+from PIL import Image, ImageOps
+
+from face3d_lib.base.errors import UserError
+from face3d_lib.data.decoding import OFFSET, read_depth, read_pair, read_rgb
+from face3d_lib.data.pairs import STATUSES, BadPair, DepthConvention, find_pairs, read_convention, single_pair
+
+MM = DepthConvention("mm", "farther")
+SHAPE = (48, 40)
+
+
+def status_of(function, *arguments):
+    """The status of the BadPair that a call raises; its message is one line that names a file and a fix."""
+    with pytest.raises(BadPair) as caught:
+        function(*arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert ": " in message
+    assert caught.value.status in STATUSES
+    return caught.value.status
+
+
+def rows_of(root):
+    return {row.pair_id: row.status for row in find_pairs(root)}
+
+
+# ---- colour
+
+
+def test_every_bad_picture_gets_its_status_and_none_is_run(tmp_path):
+    for name, (data, status) in bad_pictures(tmp_path).items():
+        (tmp_path / name).write_bytes(data)
+        assert status_of(read_rgb, tmp_path / name) == status, name
+    assert not (tmp_path / SENTINEL).exists()
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
+    path = tmp_path / "bomb.png"
+    path.write_bytes(bomb(10_000, 8_800))  # 88 Mpx: Pillow itself does not even warn
+    before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    assert status_of(read_rgb, path) == "too_large"
+    assert time.process_time() - start < 0.5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB; 88 Mpx would be 264 MB
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "P", "RGB", "RGBA", "CMYK", "1"])
+def test_pixel_modes_are_converted_on_purpose(tmp_path, mode):
+    rgb = texture(64, 64)
+    picture = Image.fromarray(rgb)
+    if mode in ("L", "LA", "1"):
+        expected = np.repeat(np.asarray(picture.convert("L"))[..., None], 3, 2).astype(float)
+    else:
+        expected = rgb.astype(float)
+    if mode == "CMYK":
+        path = tmp_path / "a.jpg"
+        picture.convert(mode).save(path, quality=98)
+    else:
+        path = tmp_path / "a.png"
+        picture.convert(mode).save(path)
+    read = read_rgb(path)
+    assert (read.shape, read.dtype) == ((64, 64, 3), np.uint8)
+    assert abs(read.mean() - expected.mean()) < 2
+    if mode in ("L", "RGB", "RGBA"):
+        assert np.array_equal(read, expected)
+
+
+def test_a_transparent_colour_of_a_palette_keeps_its_colour(tmp_path):
+    picture = Image.fromarray(texture(32, 32)).convert("P", palette=Image.Palette.ADAPTIVE)
+    picture.save(tmp_path / "a.png", transparency=3)
+    assert np.array_equal(read_rgb(tmp_path / "a.png"), np.asarray(picture.convert("RGB")))
+
+
+def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path):
+    grey = np.array([[0, 257, 1000], [30_000, 65_278, 65_535]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    assert read_rgb(tmp_path / "a.png")[..., 0].tolist() == [[0, 1, 4], [117, 254, 255]]  # x / 257, rounded
+
+
+def test_the_content_decides_and_not_the_name(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(image_bytes(texture(), "PNG"))
+    assert np.array_equal(read_rgb(tmp_path / "a.jpg"), texture())
+
+
+def exif_turned(rgb, orientation):
+    """The raster that a camera stores so that `orientation` shows `rgb`, by Pillow's own table."""
+    back = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # Image.Transpose members that undo exif_transpose
+    picture = Image.fromarray(rgb)
+    return picture if orientation == 1 else picture.transpose(Image.Transpose(back[orientation]))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_undone_for_colour_and_for_stored_depth(tmp_path, orientation):
+    rgb, depth = texture(), depth_of(SHAPE)
+    stored = exif_turned(rgb, orientation)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "p" / "a.png"
+    path.parent.mkdir()
+    stored.save(path, exif=exif)
+    assert np.array_equal(np.asarray(ImageOps.exif_transpose(Image.open(path))), rgb)  # the test's own table is right
+    np.save(path.with_suffix(".npy"), depth)
+    pair = read_pair(single_pair(path, path.with_suffix(".npy")), MM)
+    assert np.array_equal(pair.rgb, rgb)
+    assert np.array_equal(pair.depth, depth)  # depth as displayed is taken as it is
+    if orientation >= 5:  # depth as stored can be told apart by its shape
+        np.save(path.with_suffix(".npy"), np.asarray(exif_turned(depth.astype(np.int32), orientation)))
+        assert np.array_equal(read_pair(single_pair(path, path.with_suffix(".npy")), MM).depth, depth)
+
+
+def test_an_orientation_that_does_not_exist_is_none(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 99
+    Image.fromarray(texture()).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(read_rgb(tmp_path / "a.png"), texture())
+
+
+def test_fuzzed_pictures_end_in_pixels_or_a_status(tmp_path):
+    rng = np.random.default_rng(7)
+    sources = [image_bytes(texture(), "PNG"), image_bytes(texture(), "JPEG"), image_bytes(texture(), "BMP")]
+    seen = set()
+    for k in range(600):
+        data = bytearray(sources[k % 3])
+        for _ in range(rng.integers(1, 6)):
+            data[rng.integers(0, min(len(data), 400))] = rng.integers(0, 256)
+        path = tmp_path / "a.png"
+        path.write_bytes(data)
+        try:
+            seen.add(read_rgb(path).dtype.name)
+        except BadPair as error:
+            seen.add(error.status)
+    assert {"uint8", "decode_error"} <= seen <= {"uint8", "decode_error", "too_large", "unsupported_mode"}
+
+
+# ---- depth
+
+
+def test_every_bad_depth_gets_its_status_and_none_is_run(tmp_path):
+    for name, (data, status) in bad_depths(tmp_path).items():
+        path = tmp_path / f"{name}.npy"
+        path.write_bytes(data)
+        assert status_of(read_depth, path, MM, SHAPE) == status, name
+    assert not (tmp_path / SENTINEL).exists()
+
+
+def test_a_lying_header_allocates_nothing(tmp_path):
+    path = tmp_path / "a.npy"
+    path.write_bytes(bad_depths(tmp_path)["four_terabytes"][0])
+    code = (
+        "import resource, sys; from face3d_lib.data.decoding import *; from face3d_lib.data.pairs import *\n"
+        "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (used + 50_000_000,) * 2)\n"
+        f"try: read_depth({str(path)!r}, DepthConvention('mm', 'farther'), (48, 40))\n"
+        "except BadPair as error: print(error.status)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.stdout == "bad_depth\n", result.stderr
+
+
+@pytest.mark.parametrize("dtype", ["<u2", ">u2", "<i4", ">i8", "<f2", "<f4", ">f4", "<f8", ">f8", "u8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_any_real_dtype_and_order_reads_alike(tmp_path, dtype, order):
+    depth = np.asarray(depth_of(SHAPE), dtype=dtype, order=order)
+    np.save(tmp_path / "a.npy", depth)
+    read = read_depth(tmp_path / "a.npy", MM, SHAPE)
+    assert (read.dtype, read.flags.c_contiguous) == (np.float32, True)
+    assert np.array_equal(read, depth_of(SHAPE))
+
+
+def test_other_lawful_forms_of_depth(tmp_path):
+    depth = depth_of(SHAPE)
+    np.save(tmp_path / "a.npy", depth[..., None])
+    (tmp_path / "b.npy").write_bytes(npy_bytes(depth, version=(2, 0)))
+    Image.fromarray(depth).save(tmp_path / "c.depth.png")
+    for name in ("a.npy", "b.npy", "c.depth.png"):
+        assert np.array_equal(read_depth(tmp_path / name, MM, SHAPE), depth)
+
+
+def test_depth_pictures_must_have_16_bits(tmp_path):
+    Image.fromarray(texture()).save(tmp_path / "rgb.depth.png")
+    Image.fromarray(texture()[..., 0]).save(tmp_path / "grey.depth.png")
+    Image.fromarray(depth_of(SHAPE)).save(tmp_path / "cut.depth.png")
+    (tmp_path / "cut.depth.png").write_bytes((tmp_path / "cut.depth.png").read_bytes()[:-20])
+    (tmp_path / "bomb.depth.png").write_bytes(bomb(10_000, 10_000))
+    for name in ("rgb", "grey", "cut", "bomb"):
+        assert status_of(read_depth, tmp_path / f"{name}.depth.png", MM, SHAPE) == "bad_depth"
+
+
+def test_what_is_no_reading_becomes_zero_and_nothing_else_does(tmp_path):
+    depth = np.array([[900, np.nan, np.inf], [-np.inf, -5, 0], [800.25, 1e-3, 1e30]])
+    np.save(tmp_path / "a.npy", depth)
+    read = read_depth(tmp_path / "a.npy", MM, (3, 3))
+    assert read.tolist() == [[900, 0, 0], [0, 0, 0], [800.25, np.float32(1e-3), 0]]
+    saturated = np.array([[900, 65_535], [65_534, 800]], np.uint16)
+    np.save(tmp_path / "a.npy", saturated)
+    assert read_depth(tmp_path / "a.npy", MM, (2, 2)).tolist() == [[900, 0], [65_534, 800]]
+
+
+def test_random_depth_is_finite_and_never_negative(tmp_path):
+    rng = np.random.default_rng(3)
+    for dtype in (np.float16, np.float32, np.float64, np.int16, np.uint16, np.int64):
+        for _ in range(20):
+            raw = rng.integers(0, 256, (12, 12 * np.dtype(dtype).itemsize), dtype=np.uint8).view(dtype)
+            raw[0, :2] = 7  # never an empty map
+            np.save(tmp_path / "a.npy", raw)
+            for convention in (DepthConvention("pixel", "farther"), DepthConvention("pixel", "nearer")):
+                read = read_depth(tmp_path / "a.npy", convention, raw.shape)
+                assert np.isfinite(read).all()
+                assert (read >= 0).all()
+                assert (read > 0).any()
+
+
+def test_metres_become_millimetres_and_a_wrong_unit_is_found(tmp_path):
+    np.save(tmp_path / "a.npy", depth_of(SHAPE) / 1000)
+    read = read_depth(tmp_path / "a.npy", DepthConvention("m", "farther"), SHAPE)
+    assert np.allclose(read, depth_of(SHAPE), atol=1e-3)
+    with pytest.raises(BadPair, match="looks like metres"):
+        read_depth(tmp_path / "a.npy", MM, SHAPE)
+    np.save(tmp_path / "a.npy", depth_of(SHAPE))
+    with pytest.raises(BadPair, match="looks like millimetres"):
+        read_depth(tmp_path / "a.npy", DepthConvention("m", "farther"), SHAPE)
+
+
+def test_nearer_is_turned_and_keeps_differences(tmp_path):
+    """The 2019 form: float64, 0 = nothing, larger = nearer, no unit."""
+    near = np.array([[0.0, 10.5], [70.25, 90.0]])
+    np.save(tmp_path / "a.npy", near)
+    read = read_depth(tmp_path / "a.npy", DepthConvention("pixel", "nearer"), (2, 2))
+    assert read.tolist() == [[0, OFFSET - 10.5], [OFFSET - 70.25, OFFSET - 90]]
+    np.save(tmp_path / "a.npy", near * 100)  # readings above 4096: the offset grows
+    read = read_depth(tmp_path / "a.npy", DepthConvention("pixel", "nearer"), (2, 2))
+    assert read.tolist() == [[0, 16384 - 1050], [16384 - 7025, 16384 - 9000]]
+
+
+def test_the_convention_is_declared_and_never_guessed(tmp_path):
+    with pytest.raises(UserError, match=r"dataset.json: depth_unit is not declared"):
+        read_convention(tmp_path)
+    assert read_convention(tmp_path, "pixel", "nearer") == DepthConvention("pixel", "nearer")
+    with pytest.raises(UserError, match="larger_is is not declared"):
+        read_convention(tmp_path, depth_unit="mm")
+    declare(tmp_path, "m")
+    assert read_convention(tmp_path) == read_convention(tmp_path, "m", "farther") == DepthConvention("m", "farther")
+    with pytest.raises(UserError, match="the parameter says 'mm'"):
+        read_convention(tmp_path, depth_unit="mm")
+    for text in (
+        "{",
+        "[]",
+        '{"depth_unit": "inch", "larger_is": "farther"}',
+        '{"depth_unit": ["mm"]}',
+        "\xff",
+    ):
+        (tmp_path / "dataset.json").write_text(text, encoding="latin-1")
+        with pytest.raises(UserError, match=r"dataset\.json"):
+            read_convention(tmp_path)
+
+
+# ---- finding
+
+
+def test_every_file_ends_in_exactly_one_row(tmp_path):
+    root = declare(tmp_path)
+    write_pair(root, "p1/good", texture())
+    write_pair(root, "Ångström, José/with space, comma", texture())
+    write_pair(root, "=p2/-1", texture())
+    Image.fromarray(texture()).save(root / "p1" / "no_depth.jpg")
+    np.save(root / "p1" / "no_rgb.npy", depth_of(SHAPE))
+    write_pair(root, "p1/double", texture())
+    Image.fromarray(texture()).save(root / "p1" / "double.JPG")
+    write_pair(root, "p1/two_depths", texture())
+    Image.fromarray(depth_of(SHAPE)).save(root / "p1" / "two_depths.depth.png")
+    Image.fromarray(texture()).save(root / "p1" / "old.gif")
+    Image.fromarray(texture()).save(root / "p1" / "x.depth.jpg")
+    (root / "p1" / "notes.txt").write_text("not an input")
+    (root / "p1" / ".hidden.png").write_text("not an input")
+    write_pair(root, "p1/deeper/a", texture())
+    Image.fromarray(texture()).save(root / "stray.png")
+    (root / "p3").mkdir()
+    assert rows_of(root) == {
+        "./stray.png": "refused_path",
+        "=p2/-1": "ok",
+        "p1/deeper/": "refused_path",
+        "p1/double": "ambiguous_name",
+        "p1/good": "ok",
+        "p1/no_depth": "missing_depth",
+        "p1/no_rgb": "missing_rgb",
+        "p1/old": "unsupported_mode",
+        "p1/two_depths": "ambiguous_name",
+        "p1/x.depth.jpg": "refused_path",
+        "Ångström, José/with space, comma": "ok",
+    }
+    for row in find_pairs(root):
+        assert bool(row.detail) == (row.status != "ok")
+        if row.status == "ok":
+            assert np.array_equal(read_pair(row, MM).rgb, texture())
+        else:
+            assert status_of(read_pair, row, MM) == row.status
+
+
+def test_names_that_no_csv_can_hold_are_refused_with_a_printable_row(tmp_path):
+    root = declare(tmp_path)
+    write_pair(root, "p1/line\nbreak", texture())
+    write_pair(root, "p1/back\\slash", texture())
+    write_pair(root, "~p2/a", texture())
+    raw = os.fsencode(root / "p1") + b"/caf\xe9"
+    Image.fromarray(texture()).save(os.fsdecode(raw + b".png"))
+    os.mkdir(os.fsencode(root) + b"/\xff")
+    rows = find_pairs(root)
+    assert {row.status for row in rows} == {"refused_path"}
+    names = ["back\\slash.npy", "back\\slash.png", "caf\\xe9.png", "line\\nbreak.npy", "line\\nbreak.png"]
+    assert [row.pair_id for row in rows] == ["\\xff/", *(f"p1/{name}" for name in names), "~p2/"]
+    for row in rows:
+        assert row.pair_id.encode().decode().isprintable()
+        assert row.subject_id
+
+
+def test_a_name_of_255_bytes_is_read(tmp_path):
+    root = declare(tmp_path)
+    write_pair(root, "p1/" + "n" * 251, texture())
+    assert list(rows_of(root).values()) == ["ok"]
+    assert read_pair(find_pairs(root)[0], MM).rgb.shape == (*SHAPE, 3)
+
+
+def test_twins_in_unicode_form_are_reported_and_not_mixed(tmp_path):
+    root = declare(tmp_path)
+    nfc, nfd = unicodedata.normalize("NFC", "José"), unicodedata.normalize("NFD", "José")
+    write_pair(root, f"{nfc}/a", texture())
+    write_pair(root, f"{nfd}/b", texture())
+    write_pair(root, f"p1/{nfc}", texture())
+    write_pair(root, f"p1/{nfd}", texture())
+    write_pair(root, "p1/other", texture())
+    rows = rows_of(root)
+    assert sorted(rows.values()) == ["ambiguous_name"] * 4 + ["ok"]
+    assert rows["p1/other"] == "ok"
+
+
+def test_links_and_pipes_neither_leave_the_root_nor_block(tmp_path):
+    root, outside = declare(tmp_path / "root"), tmp_path / "outside"
+    write_pair(outside, "q/secret", texture())
+    write_pair(root, "p1/good", texture())
+    links = root / "p1"
+    (links / "out.png").symlink_to(outside / "q" / "secret.png")
+    (links / "itself.png").symlink_to(links / "itself.png")
+    (links / "nothing.png").symlink_to(links / "not_there.png")
+    (links / "inside.png").symlink_to(links / "good.png")
+    (links / "loop").symlink_to(root)
+    (root / "p2").symlink_to(outside / "q")
+    (root / "p3").symlink_to(root)
+    (root / "p4").symlink_to(root / "p4")
+    os.mkfifo(links / "pipe.npy")
+    start = time.monotonic()
+    rows = rows_of(root)
+    assert time.monotonic() - start < 5
+    assert rows == {
+        "p1/good": "ok",
+        "p1/inside": "missing_depth",
+        "p1/itself.png": "refused_path",
+        "p1/loop/": "refused_path",
+        "p1/nothing.png": "refused_path",
+        "p1/out.png": "refused_path",
+        "p1/pipe.npy": "refused_path",
+        "p2/": "refused_path",
+        "p3/": "refused_path",
+        "p4/": "refused_path",
+    }
+    assert status_of(read_depth, links / "pipe.npy", MM, SHAPE) == "refused_path"
+
+
+def test_a_folder_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="not_there"):
+        find_pairs(tmp_path / "not_there")
+    assert find_pairs(declare(tmp_path)) == []
+    assert status_of(read_rgb, tmp_path / "not_there.png") == "decode_error"
+
+
+def test_hashes_are_of_the_files(tmp_path):
+    from face3d_lib.base.atomic import sha256_of
+
+    write_pair(tmp_path, "p1/a", texture())
+    pair = read_pair(find_pairs(tmp_path)[0], MM)
+    assert pair.rgb_sha256 == sha256_of(tmp_path / "p1" / "a.png")
+    assert pair.depth_sha256 == sha256_of(tmp_path / "p1" / "a.npy")
+    assert (pair.pair_id, pair.subject_id, pair.depth_unit) == ("p1/a", "p1", "mm")
+
+
+def test_real_sensor_depth_reads(shared_data):
+    root = Path(shared_data) / "kinect_rgbd"
+    pairs = find_pairs(root)
+    assert {row.status for row in pairs} == {"ok"}
+    pair = read_pair(pairs[0], read_convention(root))
+    assert pair.depth_unit == "pixel"
+    readings = pair.depth[pair.depth > 0]
+    assert OFFSET - 200 < readings.min() < readings.max() < OFFSET
+
+
+@pytest.mark.parametrize("kind", ["bmp", "png", "jpg"])
+def test_every_promised_picture_format_is_read(tmp_path, kind):
+    picture = np.full((40, 30, 3), (200, 100, 50), np.uint8)
+    Image.fromarray(picture).save(tmp_path / f"x.{kind}")
+    assert np.abs(read_rgb(tmp_path / f"x.{kind}").astype(int) - picture).max() <= 3
+
+
+def test_the_first_picture_of_a_phone_s_mpo_is_read(tmp_path):
+    first, second = (Image.new("RGB", (40, 30), colour) for colour in ("red", "blue"))
+    first.save(tmp_path / "x.jpg", format="MPO", save_all=True, append_images=[second])
+    assert read_rgb(tmp_path / "x.jpg")[15, 20, 0] > 200
+
+
+def test_an_empty_file_says_so(tmp_path):
+    (tmp_path / "x.png").write_bytes(b"")
+    with pytest.raises(BadPair, match=r"x\.png") as caught:
+        read_rgb(tmp_path / "x.png")
+    assert caught.value.status == "decode_error"
+    assert "no bytes" in str(caught.value)

@@ -1,0 +1,176 @@
+"""Many networks side by side: what differs is shown, what does not is not, and seeds are averaged."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from face3d_lib.base.errors import UserError
+from face3d_lib.data.splits import PAIR_COLUMNS, Splits
+from face3d_lib.evaluate import metrics
+from face3d_lib.evaluate.compare import Trained, compare, late_fusion, outcome, spread, table_of, test_trials, trained
+from face3d_lib.evaluate.embed import Embeddings
+from face3d_lib.evaluate.intervals import paired_bootstrap
+
+PEOPLE, IMAGES = 30, 6
+IDS = [f"p{person:02d}/{image}" for person in range(PEOPLE) for image in range(IMAGES)]
+WHO = [pair_id.partition("/")[0] for pair_id in IDS]
+
+
+def division() -> Splits:
+    sides = [(a, b) for k, a in enumerate(IDS) for b in IDS[k + 1 :]]
+    pairs = pd.DataFrame([(a, b, str(int(a[:3] == b[:3])), "test") for a, b in sides], columns=PAIR_COLUMNS, dtype=str)
+    return Splits(*[pd.DataFrame()] * 7, pairs)
+
+
+def vectors(noise: float, seed: int) -> Embeddings:
+    rng = np.random.default_rng(seed)
+    people = np.random.default_rng(99).normal(size=(PEOPLE, 16))
+    found = np.repeat(people, IMAGES, 0) + noise * rng.normal(size=(len(IDS), 16))
+    found /= np.linalg.norm(found, axis=1, keepdims=True)
+    return Embeddings(np.array(IDS), np.array(WHO), found.astype(np.float32))
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch):
+    """runs/s with three seeds of a good and of a bad network and one run that failed."""
+    monkeypatch.setattr("face3d_lib.base.paths.RUNS", tmp_path)
+    rows = []
+    for name, noise, right in (("good", 0.9, 0.9), ("bad", 2.0, 0.6), ("same", 2.0, 0.6)):
+        for seed in range(3):
+            folder = tmp_path / "s" / f"{name}-{seed}" / "31_train_arcface"
+            folder.mkdir(parents=True)
+            record = {"status": "done", "parameters": {"loss": name, "seed": seed}}
+            (folder / "run.json").write_text(json.dumps(record))
+            (folder / "metrics.json").write_text(json.dumps({"eer": noise / 10 + seed / 100, "accuracy": right}))
+            vectors(noise, seed if name != "same" else seed + 10).save(folder / "unseen.npz")
+            rng = np.random.default_rng(seed)
+            named = [who if rng.random() < right else "nobody" for who in WHO]
+            table = pd.DataFrame({"pair_id": IDS, "cls_name": WHO, "predicted": named})
+            table.to_csv(folder / "predictions.csv", index=False)
+            rows.append({"notebook": "31_train_arcface", "run": f"s/{name}-{seed}", "status": "done"})
+    rows.append({"notebook": "31_train_arcface", "run": "s/broken-0", "status": "failed"})
+    (tmp_path / "s" / "sweep.json").write_text(json.dumps(rows))
+    return tmp_path
+
+
+def test_a_sweep_is_read_without_what_failed_and_it_is_said(sweep, capsys):
+    networks = trained("s", [])
+    assert len(networks) == 9
+    assert "1 runs of the sweep are not done: s/broken-0" in capsys.readouterr().out
+    table = table_of(networks, lambda parameters: parameters["loss"])
+    summary = spread(table, ["eer"])
+    assert list(summary.index) == ["good", "bad", "same"]
+    assert summary.loc["good", "eer"] == pytest.approx(0.1)
+    assert summary.loc["good", "eer_sd"] == pytest.approx(0.01)
+    assert (summary["seeds"] == 3).all()
+
+
+def test_named_models_are_found_and_what_is_missing_is_named(sweep):
+    (one,) = trained("s", ["bad-1/31_train_arcface"])
+    assert (one.record["parameters"], one.folder.parent.name) == ({"loss": "bad", "seed": 1}, "bad-1")
+    with pytest.raises(UserError, match="ugly-0/31_train_arcface is missing"):
+        trained("s", ["ugly-0/31_train_arcface"])
+    with pytest.raises(UserError, match="face3d sweep"):
+        trained("other", [])
+
+
+def test_a_difference_is_shown_and_chance_is_not(sweep):
+    of = {name: [] for name in ("good", "bad", "same")}
+    for network in trained("s", []):
+        of[network.record["parameters"]["loss"]].append(outcome(network, division()))
+    better = compare(of["bad"], of["good"], 100)
+    assert better["eer"] < 0
+    assert better["eer_shown"]
+    assert better["accuracy"] == pytest.approx(0.3, abs=0.05)
+    assert better["accuracy_shown"]
+    alike = compare(of["bad"], of["same"], 100)
+    assert not alike["eer_shown"]
+    assert abs(alike["eer"]) < 0.02
+    worse = compare(of["good"], of["bad"], 100)
+    assert worse["eer"] == pytest.approx(-better["eer"])
+
+
+def test_seeds_are_averaged_within_a_draw_of_people():
+    trials = [test_trials(vectors(1.5, seed), division()) for seed in range(4)]
+
+    def rate(roc):
+        return roc.eer()[0]
+
+    found = paired_bootstrap(trials[:2], trials[2:], rate, 50)
+    by_hand = [paired_bootstrap(trials[a], trials[b], rate, 50).value for a, b in ((0, 2), (1, 3))]
+    assert found.value == pytest.approx(np.mean(by_hand))
+    assert found.low < found.value < found.high
+
+
+@pytest.fixture
+def pair(tmp_path, monkeypatch):
+    """Arguments of `late_fusion`: two networks that are only their vectors, each with a noise on dev and one on test people."""
+
+    def make(*noises):
+        frame = pd.DataFrame({"pair_id": IDS, "cls_name": WHO})
+        frame["group"] = np.where(frame["cls_name"] < "p15", "dev", "test")
+        image, group = frame["pair_id"].str[-1].astype(int), dict(zip(frame["pair_id"], frame["group"], strict=True))
+        pairs = division().pairs
+        sides = pairs["pair_id_a"].map(group), pairs["pair_id_b"].map(group)
+        parts = {"gallery": image == 0, "probe": image > 0, "train": image < 3, "test": image > 2}
+        split = dataclasses.replace(
+            division(),
+            pairs=pairs.assign(group=sides[0])[sides[0] == sides[1]],
+            **{name: frame[rows] for name, rows in parts.items()},
+        )
+        networks, found = [], {}
+        for number, (on_dev, on_test) in enumerate(noises):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            noise = np.where(frame["group"] == "dev", on_dev, on_test)[:, None]
+            found[folder] = vectors(noise, seed=number)
+            found[folder].save(folder / "unseen.npz")
+            networks.append(Trained({}, {}, folder))
+
+        def closed(network, packed, split):  # embedding pictures with a network is tested elsewhere
+            return tuple(found[network.folder].select(part["pair_id"]) for part in (split.train, split.test))
+
+        monkeypatch.setattr("face3d_lib.evaluate.compare._closed_set", closed)
+        return *networks, None, split
+
+    return make
+
+
+def test_two_networks_that_err_on_different_pictures_err_less_together(pair):
+    first, second, packed, split = pair((1.5, 1.5), (1.5, 1.5))
+    together, rates = late_fusion(first, second, packed, split)
+    unseen = [Embeddings.load(network.folder / "unseen.npz") for network in (first, second)]
+    alone = [metrics.eer(t.genuine, t.impostor)[0] for t in (test_trials(vectors, split) for vectors in unseen)]
+    assert rates["eer"] < 0.9 * min(alone)
+    assert 0.2 < rates["weight"] < 0.8
+    assert rates["accuracy"] == together.right.mean() > max(rates["accuracies"]) > 0.2
+    assert together.right.index.get_level_values("pair_id").tolist() == [name for name in IDS if int(name[-1]) > 2]
+    # rank-1 by hand: test people alone, one picture enrolled, both scores weighted
+    probes, gallery = ([k for k, name in enumerate(IDS) if name >= "p15" and (name[-1] == "0") == first_picture]
+                       for first_picture in (False, True))  # fmt: skip
+    weights = rates["weight"], 1 - rates["weight"]
+    scores = sum(w * v.vectors[probes] @ v.vectors[gallery].T for w, v in zip(weights, unseen, strict=True))
+    right = [WHO[probes[p]] == WHO[gallery[g]] for p, g in enumerate(scores.argmax(1))]
+    assert rates["rank1"] == pytest.approx(np.mean(right))
+    assert 0 < rates["tar"] < 1
+
+
+def test_the_weight_is_chosen_on_dev_people_whatever_it_does_to_the_test_people(pair):
+    first, second, packed, split = pair((0.5, 1e6), (1e6, 0.5))  # each sees only dev, or only test people
+    _, rates = late_fusion(first, second, packed, split)
+    assert rates["weight"] > 0.8
+    assert rates["eer"] > 0.3
+    _, rates = late_fusion(second, first, packed, split)
+    assert rates["weight"] < 0.2
+
+
+def test_a_network_that_sees_nothing_gets_no_weight(pair):
+    first, second, packed, split = pair((0.5, 0.5), (1e6, 1e6))
+    _, rates = late_fusion(first, second, packed, split)
+    alone = test_trials(Embeddings.load(first.folder / "unseen.npz"), split)
+    assert rates["weight"] > 0.9
+    assert rates["eer"] <= metrics.eer(alone.genuine, alone.impostor)[0] + 0.005
+    assert rates["accuracy"] > 0.9 > rates["accuracies"][1]

@@ -1,0 +1,127 @@
+"""A sweep does every run once, goes on after a failure and after a signal, and refuses what cannot be meant."""
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import nbformat
+import pytest
+
+from face3d_lib.base import paths
+from face3d_lib.base.errors import UserError
+from face3d_lib.base.paths import ROOT
+from face3d_lib.runs import sweep
+from face3d_lib.runs.sweep import Job, _Work, read_sweep, run_sweep
+
+GRID = """
+parameters: {epochs: 3}
+grid: {seed: [0, 1]}
+settings:
+  - notebook: 31_train_arcface
+    grid: {loss: [arcface, cosface]}
+  - {notebook: 30_train_softmax, name: rgb, parameters: {modality: rgb, epochs: 5}}
+"""
+
+
+def write(tmp_path, text):
+    path = tmp_path / "sweep.yaml"
+    path.write_text(textwrap.dedent(text))
+    return path
+
+
+def test_a_grid_becomes_runs(tmp_path):
+    data, training = read_sweep(write(tmp_path, GRID), "s")
+    assert [job.notebook for job in data] == sweep.DATA_STAGES
+    assert [job.run for job in training] == [
+        "s/arcface-0", "s/cosface-0", "s/rgb-0", "s/arcface-1", "s/cosface-1", "s/rgb-1",
+    ]  # fmt: skip
+    assert training[1].parameters == {"epochs": 3, "loss": "cosface", "seed": 0}
+    assert training[5].parameters == {"epochs": 5, "modality": "rgb", "seed": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("settings: []", "no settings"),
+        ("- a", "no settings"),
+        ("settings: [{notebook: 31_train_arcface}]\nsetings: 1", "unknown key 'setings'"),
+        ("settings: [{notebok: 31_train_arcface}]", "a setting is a mapping"),
+        ("settings: [{notebook: 31_train_arcfaec, grid: {seed: [0]}}]", "31_train_arcface"),
+        ("settings: [{notebook: 31_train_arcface, grid: {los: [arcface]}}]", "did you mean loss"),
+        ("settings: [{notebook: 31_train_arcface, grid: {loss: [arcfase]}}]", "arcfase"),
+        ("settings: [{notebook: 31_train_arcface, grid: {seed: [0]}}, {notebook: 30_train_softmax, grid: {seed: [0]}}]", "two settings"),
+        ("data: {50_predict_identity: {}}\nsettings: [{notebook: 31_train_arcface, grid: {seed: [0]}}]", "none of"),
+        ("settings: [", "a sweep file is expected"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused_before_anything_runs(tmp_path, text, says):
+    with pytest.raises(UserError, match=says):
+        read_sweep(write(tmp_path, text), "s")
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """A notebook that takes a moment and fails for n = 2; runs and notebooks in a folder of their own."""
+    notebooks = tmp_path / "notebooks"
+    notebooks.mkdir()
+    cells = [
+        'run: str = "default"  # run\nn: int = 1  # 2 fails\npause: float = 0.0  # seconds',
+        "import time\n\nfrom face3d_lib.runs.notebook import open_run\n\nthis = open_run('90_small', globals())",
+        "time.sleep(pause)\nassert n != 2\nopen(this.folder / 'times', 'a').write('x')\nthis.done({'n': n})",
+    ]
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nb.cells[0].metadata.tags = ["parameters"]
+    nb.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(nb, notebooks / "90_small.ipynb")
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr("face3d_lib.runs.sweep.DATA_STAGES", [])
+    monkeypatch.setenv("FACE3D_RUNS", str(tmp_path / "runs"))
+    return notebooks / "90_small.ipynb"
+
+
+def test_a_failure_stops_nobody_and_what_is_done_is_not_done_again(tmp_path, small):
+    path = write(tmp_path, f"settings: [{{notebook: {small}, grid: {{n: [1, 2, 3]}}}}]")
+    assert run_sweep(path, "s", jobs=2, progress=False) == 1
+    rows = json.loads((tmp_path / "runs/s/sweep.json").read_text())
+    assert [row["status"] for row in rows] == ["done", "failed", "done"]
+    assert "AssertionError" in (tmp_path / "runs/s/2/90_small.log").read_text()
+    assert run_sweep(path, "s", jobs=1, progress=False) == 1
+    assert (tmp_path / "runs/s/1/90_small/times").read_text() == "x"
+
+
+def test_a_signal_ends_the_run_at_work_and_begins_no_other(tmp_path, small):
+    path = write(tmp_path, f"settings: [{{notebook: {small}, grid: {{n: [1, 3], pause: [60.0]}}}}]")
+    script = f"""
+        import sys
+        from pathlib import Path
+        from face3d_lib.runs import sweep
+        sweep.DATA_STAGES = []
+        sys.exit(sweep.run_sweep(Path({str(path)!r}), "s", 1, False))
+    """
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT)
+    record = tmp_path / "runs/s/1-60.0/90_small/run.json"
+    while not (record.exists() and json.loads(record.read_text()).get("closed") is False):
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75
+    assert json.loads(record.read_text())["status"] == "preempted"
+    assert not (tmp_path / "runs/s/3-60.0/90_small").exists()
+
+
+def test_each_run_gets_its_share_of_the_cores(tmp_path, small, monkeypatch):
+    seen = []
+
+    class Child:
+        def __init__(self, command, env, **_):
+            seen.append(env["OMP_NUM_THREADS"])
+
+        def wait(self):
+            return 0
+
+    monkeypatch.setattr("subprocess.Popen", Child)
+    _Work("s", 3).do(Job(str(small), "s/a", {"n": 1}))
+    assert seen == ["3"]
