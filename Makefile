@@ -21,8 +21,8 @@ help: ## list the targets
 env: .venv/.ready ## create the environment in .venv from requirements.lock (5.5 GB, about two minutes)
 
 .venv/.ready: requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
-		{ echo "error: Python 3.11 is needed, $(PYTHON) is another: install it, or make env PYTHON=/path/to/python3.11"; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "error: Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is another: install one, or make env PYTHON=/path/to/python3.12"; exit 2; }
 	@echo "creating .venv from requirements.lock: about 3 GB to fetch, a few minutes ..."
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar off --require-hashes -r requirements.lock
@@ -67,7 +67,7 @@ bench: env ## speed, side by side with the plain way; tables and plots in figure
 lock: ## resolve pyproject.toml again (needs uv); the lock holds versions and hashes, no hosts
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-header --upgrade -o requirements.lock
-	sed -i -E "s/ ; python_full_version < '3.12' and \(sys_platform == 'darwin' or sys_platform == 'linux'\)//" requirements.lock
+	sed -i -E "s/python_full_version < '3.14' and //; s/ ; \(sys_platform == 'darwin' or sys_platform == 'linux'\)//" requirements.lock
 	sed -i '/^  - pip:/q' environment.yml
 	sed -nE "s/^([a-z0-9._-]+==[^ ]+)( ; [^\\\\]+)? \\\\$$/      - \"\1\2\"/p" requirements.lock >> environment.yml
 	echo '      - "--editable ."' >> environment.yml
