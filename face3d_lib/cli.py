@@ -261,14 +261,14 @@ def identify(
         raise UserError(f"run {name} has no gallery: face3d demo --name {name} makes one")
     made_with = json.loads((stage / "reference.json").read_text())
     network, card = load_model(run_folder(name) / made_with["model"] / "30_train_softmax" / "model")
-    people = Gallery.load(stage / "gallery", card["weights_sha256"])
+    people = Gallery.load(stage / "gallery", card.weights_sha256)
     if picture and picture.suffix.lower() != ".png":
         raise UserError(f"--picture {picture}: a name that ends in .png is expected")
     near = [folder for folder in rgb.resolve().parents[:2] if (folder / "dataset.json").exists()]
     declared = near[0] if near else rgb.resolve().parent  # beside the picture, or above the person's folder
     probe = read_pair(single_pair(rgb, depth), read_convention(declared, depth_unit or None, larger_is or None))
     try:
-        match = people.identify(embed_pair(network, probe, card["alignment"]))
+        match = people.identify(embed_pair(network, probe, card.alignment))
     except BadPair as error:
         raise UserError(f"{rgb}: {error}: give another picture of the face") from None
     print(f"{match.name}   score {match.score:.3f}   threshold {match.threshold:.3f}")

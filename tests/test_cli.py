@@ -1,6 +1,7 @@
 """The command line: the two commands of 2019, prediction without a notebook, and mistakes that end in one line."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -56,21 +57,20 @@ def small_run(raw, tmp_path, monkeypatch):
     torch.manual_seed(0)
     network = embedder.Embedder(embedder.Architecture("rgb"))
     settings = AlignSettings()
-    card = {"classes": [], "settings_hash": settings.hash(), "alignment": vars(settings)}
+    source = {"settings_hash": settings.hash(), "alignment": vars(settings), "depth_unit": "mm"}
+    card = model_files.make_card(network, SimpleNamespace(info={"source": source, "sha256": {}}), [], {}, {})
     model = tmp_path / "small" / "rgb" / "30_train_softmax" / "model"
     model.mkdir(parents=True)
     model_files.save_model(model, network, card)
     network, card = model_files.load_model(model)
     firsts = {person: raw / person / "s1_000" for person in ("p0000", "p0001")}
     vectors = [
-        embed_pair(
-            network, read_pair(single_pair(f.with_suffix(".png"), f.with_suffix(".npy")), MILLIMETRES), vars(settings)
-        )
+        embed_pair(network, read_pair(single_pair(f.with_suffix(".png"), f.with_suffix(".npy")), MILLIMETRES), settings)
         for f in firsts.values()
     ]
     people = Embeddings(np.array([f"{p}/s1_000" for p in firsts]), np.array(list(firsts)), np.stack(vectors))
     stage = tmp_path / "small" / "50_predict_identity"
-    Gallery.enrol(people, card["weights_sha256"], -0.99, 0.5).save(stage / "gallery")
+    Gallery.enrol(people, card.weights_sha256, -0.99, 0.5).save(stage / "gallery")
     reference = {"model": "rgb", "reference": {p: f"{p}/s1_000" for p in firsts}}
     (stage / "reference.json").write_text(json.dumps(reference))
     return stage

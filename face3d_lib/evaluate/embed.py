@@ -117,15 +117,15 @@ def whitening(vectors) -> Callable[[np.ndarray], np.ndarray]:
     return lambda others: (np.asarray(others, np.float64) - found.location_) @ (axes / np.sqrt(variances))
 
 
-def embed_pair(embedder: Embedder, pair: RGBDPair, alignment: dict) -> np.ndarray:
+def embed_pair(embedder: Embedder, pair: RGBDPair, alignment: AlignSettings) -> np.ndarray:
     """(D,) the unit vector of one raw pair, aligned with the settings in the card of the model.
 
     Raises BadPair (a UserError) with the status where no face is found or the crop has no depth.
     """
-    settings, device = AlignSettings(**alignment), next(embedder.parameters()).device
     found = None
-    if settings.mode != "none":
-        (found,) = find_faces([pair.rgb], load_detector(), settings.min_face_size)
+    if alignment.mode != "none":
+        (found,) = find_faces([pair.rgb], load_detector(), alignment.min_face_size)
     row = {}
-    rgb, depth = align_pair(pair, found, settings, row)
-    return embed_batch(embedder, make_batch(rgb, depth, row["depth_per_px"], device))[0].cpu().numpy()
+    rgb, depth = align_pair(pair, found, alignment, row)
+    batch = make_batch(rgb, depth, row["depth_per_px"], next(embedder.parameters()).device)
+    return embed_batch(embedder, batch)[0].cpu().numpy()

@@ -1,70 +1,145 @@
-"""A trained model on disk: weights in safetensors and, beside them, a card that says what they are."""
+"""A trained model on disk: its weights (model.safetensors) and a card (card.json) that says what they are.
+
+The card has one schema, `ModelCard`. It is checked when it is written and when it is read, so that a model never meets
+pixels that were prepared another way, and so that nobody has to remember how a network was made.
+"""
 
 import hashlib
-import json
-from dataclasses import asdict
 from pathlib import Path
+from typing import Annotated, Literal
 
+from pydantic import BaseModel, ConfigDict, JsonValue, StringConstraints, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import nn
 
-from ..base.atomic import write_bytes, write_json
+from ..base.atomic import plain, write_bytes, write_text
 from ..base.errors import UserError
+from ..data.pack import Pack
+from ..data.warp import AlignSettings
 from .embedder import Architecture, Embedder
+from .encodings import require_meaning
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+FORMAT = "face3d model 1"
 
 
-def save_model(folder: Path, embedder: Embedder, card: dict, loss: nn.Module | None = None) -> None:
-    """model.safetensors and card.json in `folder`, each whole or not at all; the card is written last.
+class ModelCard(BaseModel):
+    """Everything that has to be known to use a model's weights; unknown, missing or mistyped fields are errors."""
 
-    card: JSON values to keep with the model; `classes` (list of subjects), `settings_hash` (of the
-    alignment), parameters, metrics, hash of the pack. The architecture and the SHA-256 of the weights are
-    added. loss: kept too when given.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    format: Literal["face3d model 1"]
+    architecture: Architecture  # the network, with the encoding of depth
+    weights_sha256: Sha256 | None  # of model.safetensors; None until `save_model` has written the weights
+    classes: list[str]  # the people of the closed set, in the order of the classifier's outputs
+    alignment: AlignSettings  # how the crops were cut that the network was trained on
+    settings_hash: str  # of `alignment` and the detector: AlignSettings.hash
+    depth_unit: Literal["mm", "pixel"]  # of the training pairs
+    pack_sha256: dict[str, Sha256]  # the files of the pack that the network was trained on
+    git: dict[str, str | bool] | None  # commit of the code, and whether tracked files differed; None outside git
+    parameters: dict[str, JsonValue]  # of the training notebook
+    metrics: dict[str, JsonValue]  # what the training notebook measured; null where nothing could be measured
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "ModelCard":
+        if self.settings_hash != self.alignment.hash():
+            raise ValueError("settings_hash is not the hash of the alignment settings")
+        return self
+
+
+def make_card(embedder: Embedder, pack: Pack, classes: list[str], parameters: dict, metrics: dict) -> ModelCard:
+    """The card of a network that was trained on `pack`.
+
+    classes: the people of the closed set in the order of the classifier's outputs. parameters: those of the run
+    (`this.parameters`). metrics: numbers to keep with the model; NaN becomes null.
+    """
+    from ..runs.record import git_state  # a subprocess; whoever only reads models does not need it
+
+    source = pack.info["source"]
+    return ModelCard(
+        format=FORMAT,
+        architecture=embedder.architecture,
+        weights_sha256=None,
+        classes=[str(name) for name in classes],
+        alignment=AlignSettings(**source["alignment"]),
+        settings_hash=source["settings_hash"],
+        depth_unit=source["depth_unit"],
+        pack_sha256=pack.info["sha256"],
+        git=git_state(),
+        parameters=plain(parameters),
+        metrics=plain(metrics),
+    )
+
+
+def save_model(folder: Path, embedder: Embedder, card: ModelCard, loss: nn.Module | None = None) -> ModelCard:
+    """Write model.safetensors and card.json into `folder`, each whole or not at all; the card is written last.
+
+    The card that comes back, and that is written, holds the SHA-256 of the weights. The weights of `loss` (its
+    classifier) are kept beside those of the embedder when it is given.
     """
     modules = nn.ModuleDict({"embedder": embedder} | ({} if loss is None else {"loss": loss}))
     weights = save({key: value.detach().cpu().contiguous() for key, value in modules.state_dict().items()})
-    card = {
-        "architecture": asdict(embedder.architecture),
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
-        **card,
-    }
+    card = card.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
     (Path(folder) / "card.json").unlink(missing_ok=True)  # an old card must not vouch for new weights
     write_bytes(Path(folder) / "model.safetensors", weights)
-    write_json(Path(folder) / "card.json", card)
+    write_text(Path(folder) / "card.json", card.model_dump_json(indent=2) + "\n")
+    return card
 
 
-def _architecture(card: dict) -> Architecture:
+def read_card(folder: Path) -> ModelCard:
+    """The card of the model in `folder`; UserError names the file and the first field that is not as it should be."""
+    path = Path(folder) / "card.json"
     try:
-        return Architecture(**card["architecture"])
-    except UserError as error:  # the caller says whose architecture it is
-        raise ValueError(error) from None
+        return ModelCard.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: no model that can be used ({error.strerror}): train it first") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"])) or "the file"
+        reason = f"{field}: {first['msg']}"
+    except UserError as error:  # a value that the architecture or the alignment settings refuse
+        reason = str(error)
+    raise UserError(f"{path}: no card of the present format ({reason}): train the model again")
 
 
 def load_model(
-    folder: Path, settings_hash: str | None = None, loss: nn.Module | None = None, device="cpu"
-) -> tuple[Embedder, dict]:
+    folder: Path, pack: Pack | None = None, loss: nn.Module | None = None, device: str = "cpu"
+) -> tuple[Embedder, ModelCard]:
     """The embedder of `folder`, in evaluation mode on `device`, and its card; `loss` is filled when given.
 
-    UserError when files are missing, altered or of another architecture, or when `settings_hash` is given and
-    the model was trained on crops aligned with other settings.
+    UserError when files are missing, altered or of another architecture. With `pack`, also when its crops were
+    aligned with other settings than the model's, or when the model's encoding means nothing for its depth unit.
     """
     folder = Path(folder)
-    path = folder / "model.safetensors"
+    path, card = folder / "model.safetensors", read_card(folder)
     try:
-        card = json.loads((folder / "card.json").read_text())
         weights = path.read_bytes()
-        if hashlib.sha256(weights).hexdigest() != card["weights_sha256"]:
-            raise UserError(f"{path}: not the weights that card.json describes (SHA-256 differs): train again")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}): train the model again") from None
+    if hashlib.sha256(weights).hexdigest() != card.weights_sha256:
+        raise UserError(f"{path}: not the weights that card.json describes (SHA-256 differs): train the model again")
+    if pack is not None:
+        _require_fit(folder, card, pack.info["source"])
+    try:
         state = load(weights)
-        embedder = Embedder(_architecture(card))
+        embedder = Embedder(card.architecture)
         modules = nn.ModuleDict({"embedder": embedder} | ({} if loss is None else {"loss": loss}))
         wanted = modules.state_dict().keys()
         modules.load_state_dict({k: v for k, v in state.items() if k in wanted or not k.startswith("loss.")})
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+    except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder}: no model that can be used ({reason}): train again") from None
-    trained_on = card.get("settings_hash")
-    if settings_hash is not None and trained_on != settings_hash:
-        reason = f"trained on crops of alignment settings {trained_on}, these have {settings_hash}"
-        raise UserError(f"{folder}: {reason}: align with the model's settings or train again")
+        raise UserError(
+            f"{folder}: the weights do not fit the architecture of the card ({reason}): train again"
+        ) from None
     return embedder.to(device).eval(), card
+
+
+def _require_fit(folder: Path, card: ModelCard, source: dict) -> None:
+    if card.settings_hash != source["settings_hash"]:
+        raise UserError(
+            f"{folder}: trained on crops of alignment settings {card.settings_hash}, these have "
+            f"{source['settings_hash']}: align with the model's settings or train again"
+        )
+    if card.architecture.modality != "rgb":
+        require_meaning(card.architecture.encoding, source["depth_unit"])
