@@ -13,7 +13,7 @@ TRAINING := $(wildcard notebooks/30*.ipynb notebooks/45*.ipynb notebooks/40*.ipy
 export GOMP_SPINCOUNT ?= 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-unit test-notebooks test-full lab lint format notebooks bench lock clean
+.PHONY: help env demo test test-unit test-notebooks test-full lab lint format notebooks results bench lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -60,6 +60,9 @@ notebooks: env ## run every notebook with its defaults and store its kept output
 	@for notebook in notebooks/[0-9]*.ipynb; do \
 		echo "$$notebook"; $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace "$$notebook" || exit 1; done
 	@$(BIN)/nbstripout --keep-count --keep-id notebooks/*.ipynb
+
+results: env ## write figures/README.md and the table in README.md from the JSON beside the figures
+	$(BIN)/python figures/results.py
 
 bench: env ## speed, side by side with the plain way; tables and plots in figures/bench
 	$(BIN)/python tests/bench.py

@@ -85,11 +85,35 @@ def test_the_guards_can_fail():
     assert re.search(UNSAFE["allow_pickle=True"], "np.load(path, allow_pickle=True)")
 
 
-def test_the_readme_names_files_and_targets_that_exist():
-    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
-    for target in re.findall(r"(?:`|^ {4})make ([a-z-]+)", readme, re.MULTILINE):
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", "WEIGHTS.md", "notebooks/README.md", "figures/README.md", "runs/README.md"]
+
+
+def linked(text: str) -> list[str]:
+    """The paths in the repository that a document links to or shows as a picture."""
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)|src=\"([^\"]+)\"", text)
+    return [path for pair in links for path in pair if path and ":" not in path]
+
+
+def named(text: str) -> list[str]:
+    """The files of the repository that a document names between backquotes; a name with <...> stands for many."""
+    return re.findall(r"`((?:face3d_lib|tests|figures|notebooks|\.ci|\.github)/[\w./-]+)`", text)
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_documents_name_files_and_targets_that_exist(name):
+    text, makefile = (ROOT / name).read_text(), (ROOT / "Makefile").read_text()
+    for target in re.findall(r"(?:`|^ {4})make ([a-z-]+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
-    for path in re.findall(r"\]\(([^)#:]+)\)", readme):
-        assert (ROOT / path).exists(), path
+    for path in linked(text):
+        assert ((ROOT / name).parent / path).exists(), path
+    for path in named(text):
+        assert (ROOT / path).exists() or path in EXAMPLES, path
+
+
+EXAMPLES = {"notebooks/46_where_depth_pays.ipynb"}  # the notebook that CONTRIBUTING.md adds
+
+
+def test_each_notebook_is_in_both_lists():
     for notebook in ROOT.glob("notebooks/[0-9]*.ipynb"):
-        assert f"(notebooks/{notebook.name})" in readme, notebook.name
+        assert f"(notebooks/{notebook.name})" in (ROOT / "README.md").read_text(), notebook.name
+        assert f"({notebook.name})" in (ROOT / "notebooks" / "README.md").read_text(), notebook.name

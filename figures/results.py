@@ -1,0 +1,293 @@
+"""Write figures/README.md, the results page, and the table of results in README.md: `make results`.
+
+Every number on the page is read from a JSON file below figures/. Notebooks write those beside the pictures, and
+`make bench` writes those in bench/. The files in recorded/ hold measurements that no command of the Makefile repeats,
+with the command that made them. The text between the tables stands in results.md, where {{name}} is replaced by a
+table, by the pictures, or by a number; {{name:.0%}} gives the number in that format.
+"""
+
+import json
+import re
+from pathlib import Path
+
+FIGURES = Path(__file__).resolve().parent
+ROOT = FIGURES.parent
+README_TABLE = re.compile(r"(<!-- results: written by make results -->\n).*?(<!-- end of results -->)", re.DOTALL)
+PLACEHOLDER = re.compile(r"\{\{([\w.]+)(?::([^}]+))?\}\}")
+
+LABELS = {  # how the rows of the JSON files are called on the page
+    "rgb": "RGB",
+    "depth": "depth",
+    "depth normals_depth": "depth: normals and relative depth",
+    "depth normals": "depth: normals",
+    "depth depth_angles": "depth: relative depth and angles",
+    "depth depth": "depth: relative depth",
+    "depth nose_depth": "depth: distance behind the nose",
+    "depth xyz": "depth: XYZ coordinates",
+    "depth depth_mask": "depth: relative depth and a mask of missing readings",
+    "depth minmax": "depth: scaled from minimum to maximum (legacy)",
+    "rgbd": "RGB-D, parallel branches",
+    "rgbd parallel": "RGB-D, parallel branches",
+    "rgbd two_branch": "RGB-D, two branches joined by a layer",
+    "rgbd two_branch dropout": "RGB-D, two branches joined by a layer, modality dropout 0.3",
+    "rgbd attention": "RGB-D, attention over two branches",
+    "rgbd gated": "RGB-D, gated sum of two branches",
+    "rgbd depth_attention": "RGB-D, depth as attention on RGB",
+    "rgbd early": "RGB-D, stacked channels, depth filters start as the mean of RGB's",
+    "rgbd early zero": "RGB-D, stacked channels, depth filters start at 0",
+    "rgbd early fresh": "RGB-D, stacked channels, depth filters start at random",
+    "late fusion": "RGB and depth networks, scores fused",
+    "rgb + depth": "RGB and depth networks, scores fused",
+    "softmax": "softmax",
+    "normalised": "normalised softmax",
+    "centre": "softmax + centre",
+    "arcface": "ArcFace",
+    "sphereface": "SphereFace",
+    "cosface": "CosFace",
+    "subcentre": "sub-centre ArcFace",
+    "triplet_semihard": "triplet, semi-hard",
+    "triplet_batchhard": "triplet, batch-hard",
+    "contrastive": "contrastive",
+    "multi_similarity": "multi-similarity",
+    "supcon": "SupCon",
+    "circle": "circle",
+    "proxy_anchor": "proxy-anchor",
+    "adaface": "AdaFace",
+    "magface": "MagFace",
+}
+
+CAPTIONS = {  # number of the notebook and name of the figure: what the picture shows
+    "00 pairs": "Synthetic pairs: colour above, depth below. White pixels have no depth reading.",
+    "10 aligned": "Aligned crops with lines of equal depth drawn over the colour: the lines circle the nose.",
+    "10 landmark_error": "Distance between the landmarks that MTCNN finds and the true ones, over the turn of the head.",
+    "20 division": "How many pictures each part of the division holds.",
+    "21 augmentation": "One training pair under several draws of the augmentation.",
+    "21 pose": "One training pair, re-rendered from its own depth as if the head had turned.",
+    "22 encodings": "The encodings of depth that a network can be given, for two faces.",
+    "22 errors": "How far each encoding moves under sensor errors, relative to the distance between two people.",
+    "30 training": "Loss and accuracies by epoch, softmax.",
+    "30 floor": "The smallest loss that normalised softmax can reach, by scale: too small a scale cannot fit the labels.",
+    "31 training": "Loss, accuracies and angles by epoch, ArcFace.",
+    "31 stall": "A margin of 60 degrees stalls the training when it is applied at once, and less so when it is eased in.",
+    "32 training": "Loss and accuracies by epoch, semi-hard triplets.",
+    "32 collapse": "Batch-hard triplets collapse: the cosines of the same and of other people rise together.",
+    "33 training": "Loss and accuracies by epoch, multi-similarity.",
+    "33 partners": "Share of pictures that meet another picture of their person in a batch, by the number of people.",
+    "34 training": "Loss and accuracies by epoch, AdaFace.",
+    "34 quality": "Length of the embedding and accuracy when pictures get blurred and depth gets holes.",
+    "38 recipes": "Accuracy by epoch of the legacy recipe and of ours on the same pictures.",
+    "39 losses": "EER and accuracy of the losses of the default run, one seed each: a first look, no ranking.",
+    "40 overview": "How RGB, depth and RGB-D see people who were never in the training, and how well they tell them apart.",
+    "40 roc": "ROC and DET curves on people never seen in training.",
+    "41 cmc": "CMC curves: share of probes whose person is among the best k of the gallery.",
+    "42 tsne": "Embeddings of people never seen in training, projected by t-SNE.",
+    "43 designs": "EER and accuracy by modality and design, one seed.",
+    "45 surfaces": "Surface normals of the synthetic people that train and of those that test, seen by another sensor.",
+    "45 training": "Angles to the right and to the nearest wrong class by epoch, for each modality.",
+    "45 rank1": "Leave-one-out rank-1 on the other sensor, unchanged, whitened and with turned heads.",
+    "50 matches": "Probes beside their best match in the gallery, with score and threshold.",
+}
+
+
+def load(path: str) -> dict | list:
+    """The JSON file at `path` below figures/."""
+    return json.loads((FIGURES / path).read_text(encoding="utf-8"))
+
+
+def by_name(rows: list[dict]) -> dict[str, dict]:
+    """Rows of a JSON file by the text in their first field."""
+    return {next(iter(row.values())): row for row in rows}
+
+
+def rate(value: float | None, sign: str = "") -> str:
+    """A rate with three decimals and without the leading zero: .863, or +.122 with sign="+"."""
+    if value is None:
+        return ""
+    text = f"{value:{sign}.3f}"
+    return text.replace("0.", ".", 1) if abs(value) < 0.9995 else text
+
+
+def interval(value: float, low: float, high: float, sign: str = "") -> str:
+    """A rate with its 95 % interval in brackets."""
+    return f"{rate(value, sign)} [{rate(low, sign)}, {rate(high, sign)}]"
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def bold_best(rows: list[list[str]], values: list[float], column: int, best=max) -> None:
+    """Set the best number of a column in bold, in place."""
+    for row, value in zip(rows, values, strict=True):
+        if value == best(values):
+            number, *rest = row[column].split(" ", 1)
+            row[column] = " ".join([f"**{number}**", *rest])
+
+
+def demo_table() -> str:
+    """The systems of the demo: one row for each, with 95 % intervals where the notebooks computed them."""
+    curves = by_name(load("demo/40_evaluate_verification/roc.json"))
+    designs = {
+        LABELS[name]: row for name, row in by_name(load("demo/43_compare_modalities/designs.json")["summary"]).items()
+    }
+    designs["depth"] = designs.pop(LABELS["depth normals_depth"])
+    rows, found = [], []
+    for name, curve in curves.items():
+        design = designs[LABELS[name]]
+        eer = interval(curve["eer"], curve["eer_low"], curve["eer_high"])
+        tar = interval(curve["tar"], curve["tar_low"], curve["tar_high"])
+        found.append((design["accuracy"], curve["eer"], curve["tar"], design["rank1"]))
+        rows.append([LABELS[name], rate(design["accuracy"]), eer, tar, rate(design["rank1"])])
+    for column, best in ((1, max), (2, min), (3, max), (4, max)):
+        bold_best(rows, [values[column - 1] for values in found], column, best)
+    return markdown(["system", "closed-set accuracy", "EER", "TAR@FAR=0.01", "rank-1"], rows)
+
+
+def sweep_table(path: str, first: str, baseline: str, columns: list[str]) -> str:
+    """Means over seeds of every setting of a sweep, the baseline first, then by EER, and differences to the baseline."""
+    found = load(path)
+    others = [row["setting"] for row in found["summary"] if row["setting"] != baseline]
+    differences = dict(zip(others, found["minus_baseline"], strict=True))
+    ordered = sorted(found["summary"], key=lambda row: (row["setting"] != baseline, row["eer"]))
+    rows = []
+    for row in ordered:
+        cells = [LABELS[row["setting"]], rate(row["accuracy"]), rate(row["eer"]), rate(row["rank1"])]
+        for what in columns:
+            difference = differences.get(row["setting"])
+            cell = interval(*(difference[f"{what}{end}"] for end in ("", "_low", "_high")), "+") if difference else ""
+            cells.append(f"**{cell}**" if difference and difference[f"{what}_shown"] else cell)
+        rows.append(cells)
+    for column, what, best in ((1, "accuracy", max), (2, "eer", min), (3, "rank1", max)):
+        bold_best(rows, [row[what] for row in ordered], column, best)
+    names = {"eer": "EER", "accuracy": "accuracy"}
+    differing = [f"{names[what]} minus {LABELS[baseline]}'s" for what in columns]
+    return markdown([first, "closed-set accuracy", "EER", "rank-1", *differing], rows)
+
+
+def recorded_table(name: str) -> str:
+    """The rows of recorded/<name>.json; a list of three numbers is a rate with its interval."""
+    rows = load(f"recorded/{name}.json")["rows"]
+    head = list(dict.fromkeys(key for row in rows for key in row))
+    return markdown(head, [[_cell(row.get(key)) for key in head] for row in rows])
+
+
+def _cell(value) -> str:
+    if isinstance(value, list):
+        return interval(*value) if len(value) == 3 else rate(value[0])
+    return rate(value) if isinstance(value, float) else "" if value is None else str(value)
+
+
+def bench_table(name: str) -> str:
+    """The rates of bench/<name>.json: median, lowest and highest of the rounds."""
+    found = load(f"bench/{name}.json")
+    (unit,) = (key for key in found if key.endswith("_per_second"))
+    rows = [
+        [what, f"{value:,.1f}", f"{min(found['all'][what]):,.1f} to {max(found['all'][what]):,.1f}"]
+        for what, value in found[unit].items()
+    ]
+    return markdown(["what", f"{unit.replace('_', ' ')}, median", "range of the rounds"], rows)
+
+
+def pictures() -> str:
+    """Every picture of the default run and of the demo, by notebook, with its caption."""
+    found: dict[str, dict[str, list[Path]]] = {}
+    for path in sorted(FIGURES.rglob("*.png")):
+        parts = path.relative_to(FIGURES).parts
+        notebook = parts[1] if parts[0] == "demo" else parts[0]
+        if notebook[0].isdigit():
+            found.setdefault(notebook, {}).setdefault(path.stem, []).append(path)
+    lines = []
+    for notebook, figures in sorted(found.items()):
+        lines += [f"### {notebook}", ""]
+        for name, paths in figures.items():
+            lines += [CAPTIONS[f"{notebook[:2]} {name}"], ""]
+            lines += [" ".join(_image(path) for path in paths), ""]
+    return "\n".join(lines).rstrip()
+
+
+def _image(path: Path) -> str:
+    where = path.relative_to(FIGURES)
+    run = "demo" if where.parts[0] == "demo" else "default run"
+    nested = "/".join(where.parent.parts[2 if run == "demo" else 1 :])
+    return f'<img src="{where.as_posix()}" width="49%" alt="{path.stem}, {" ".join([run, nested]).strip()}">'
+
+
+def numbers() -> dict[str, float]:
+    """The numbers that the text of the page names, by placeholder."""
+    named = {}
+    for path in sorted((FIGURES / "recorded").glob("*.json")):
+        facts = load(f"recorded/{path.name}").get("facts", {})
+        named |= {f"{path.stem}.{name}": value for name, value in facts.items()}
+    division = load("demo/20_split_subjects/division.json")
+    named |= {f"demo.{part}": division[part] for part in ("train", "test", "dirty")}
+    named["demo.pairs"] = load("demo/10_align_faces/landmark_error.json")["count"] + division["dirty"]
+    named["demo.dirty_share"] = division["dirty"] / named["demo.pairs"]
+    found = load("demo/43_compare_modalities/designs.json")
+    demo = {LABELS[name]: row for name, row in by_name(found["summary"]).items()}
+    named |= {"demo.rgb_params_m": demo["RGB"]["params_m"], "demo.rgbd_params_m": demo[LABELS["rgbd"]]["params_m"]}
+    others = [row["setting"] for row in found["summary"] if row["setting"] != "rgb"]
+    rgbd = dict(zip(others, found["minus_baseline"], strict=True))["rgbd parallel"]
+    named |= {f"demo.rgbd_minus_rgb{end}": rgbd[f"eer{end}"] for end in ("", "_low", "_high")}
+    designs = by_name(load("sweeps/designs.json")["summary"])
+    for short, setting in (("late", "late fusion"), ("parallel", "rgbd parallel"), ("two_branch", "rgbd two_branch")):
+        named[f"designs.{short}_saved"] = 1 - designs[setting]["eer"] / designs["rgb"]["eer"]
+    joined = [
+        1 - designs[f"rgbd {join}"]["eer"] / designs["rgb"]["eer"] for join in ("two_branch", "gated", "attention")
+    ]
+    named |= {"designs.joined_saved_least": min(joined), "designs.joined_saved_most": max(joined)}
+    named |= {
+        "designs.rgb_gflop": designs["rgb"]["gflop"],
+        "designs.dropout_eer": designs["rgbd two_branch dropout"]["eer"],
+    }
+    return named
+
+
+def tables() -> dict[str, str]:
+    """Every table of the page, by placeholder."""
+    made = {"demo_table": demo_table(), "pictures": pictures()}
+    made["designs_table"] = sweep_table("sweeps/designs.json", "design", "rgb", ["eer", "accuracy"])
+    made["losses_table"] = sweep_table("sweeps/losses.json", "loss", "softmax", ["eer"])
+    for path in sorted((FIGURES / "recorded").glob("*.json")):
+        if "rows" in load(f"recorded/{path.name}"):
+            made[f"{path.stem}_table"] = recorded_table(path.stem)
+        made[f"{path.stem}.command"] = load(f"recorded/{path.name}")["command"]
+    return made | {f"{path.stem}_bench": bench_table(path.stem) for path in sorted((FIGURES / "bench").glob("*.json"))}
+
+
+def filled(text: str) -> str:
+    """`text` with every placeholder replaced; KeyError where one names nothing."""
+    made, named = tables(), numbers()
+
+    def replacement(match: re.Match) -> str:
+        name, spec = match.groups()
+        if name in made:
+            return made[name]
+        value = named[name]
+        if spec == "+":
+            return rate(value, "+")
+        if spec:
+            return format(value, spec).replace("%", " %")
+        return f"{value:,}" if isinstance(value, int) or abs(value) > 1 else rate(value)
+
+    return PLACEHOLDER.sub(replacement, text)
+
+
+def page() -> str:
+    """The text of figures/README.md."""
+    notice = "<!-- Written by `make results` from results.md and the JSON files; edit those. -->\n\n"
+    return notice + filled((FIGURES / "results.md").read_text(encoding="utf-8"))
+
+
+def readme(text: str) -> str:
+    """README.md with its table of results as the JSON files have it."""
+    if not README_TABLE.search(text):
+        raise ValueError("README.md: the marks around the table of results are not there")
+    return README_TABLE.sub(lambda marks: f"{marks[1]}\n{demo_table()}\n\n{marks[2]}", text)
+
+
+if __name__ == "__main__":
+    (FIGURES / "README.md").write_text(page(), encoding="utf-8")
+    path = ROOT / "README.md"
+    path.write_text(readme(path.read_text(encoding="utf-8")), encoding="utf-8")
