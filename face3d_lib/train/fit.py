@@ -1,9 +1,10 @@
-"""The one training loop: any embedder, any loss called as loss(embeddings, labels), on a laptop or a GPU box.
+"""The training loop: it trains any embedder with any loss called as loss(embeddings, labels), on CPU or GPU.
 
-Everything random is a function of (seed, epoch, pair) or (seed, step), and the learning rate of the step alone, so
-a run that was killed and started again goes on from its last checkpoint and ends with the weights of a run that was
-never stopped: on CPU with the same number of threads, bit for bit. Under torchrun every process takes its share of
-the same batches, and the loss sees the embeddings of all of them: N processes compute what one would.
+Every random number is a function of (seed, epoch, pair) or of (seed, step), and the learning rate is a function of the
+step. A run that was killed and started again therefore resumes from its last checkpoint and ends with the weights of a
+run that was never stopped; on a CPU with the same number of threads the weights are equal bit for bit. Under torchrun
+every process takes its share of the same batches, and the loss sees the embeddings of all processes, so N processes
+compute what one process would.
 """
 
 import json
@@ -12,17 +13,18 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.distributed
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from torch import nn
@@ -31,11 +33,11 @@ from tqdm.auto import tqdm
 
 from ..base.atomic import plain, write_json, write_text
 from ..base.errors import UserError
-from ..data.pack import Pack
+from ..data.pack import Batch, Pack
 from .augment import Augmentation
 from .batches import epoch_batches, person_batches, train_batches
 from .checkpoint import State, identify, load_checkpoint, read_checkpoint, save_checkpoint, write_checkpoint
-from .closed_set import classify, closed_set_accuracy
+from .closed_set import LabelledRows, classify, closed_set_accuracy
 from .draws import STEP, random_stream
 from .embedder import Embedder
 from .encodings import require_meaning
@@ -44,26 +46,26 @@ from .objective import Objective
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How to train; the defaults are the recipe of the notebooks, `RECIPE_2019` that of the project before."""
+    """How to train. The defaults are the recipe of the notebooks; `LEGACY_RECIPE` is that of the legacy project."""
 
     epochs: int = 12
-    batch_size: int = 32  # pairs in one step, over all processes together
-    per_person: int = 0  # pictures of each person in a batch (P x K batches); 0: pairs in any order
+    batch_size: int = 32  # pairs in one step, summed over all processes
+    per_person: int = 0  # pictures of each person in a batch (P x K batches); 0: pairs in random order
     optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = 6e-3  # the highest, after the warm-up
-    schedule: Literal["cosine", "step"] = "cosine"  # step: a tenth after every 7 epochs
-    warmup: float = 0.2  # share of the steps, rising linearly from 0
-    weight_decay: float = 0.05  # of matrices and filters; not of biases and normalisation
-    clip_norm: float = 5.0  # longest gradient; 0: any length
-    branch_weight: float = 0.5  # of the losses on single branches, where the embedder has several
+    lr: float = 6e-3  # the highest learning rate, which is reached at the end of the warm-up
+    schedule: Literal["cosine", "step"] = "cosine"  # step: the learning rate falls to a tenth every 7 epochs
+    warmup: float = 0.2  # share of all steps in which the learning rate rises linearly from 0
+    weight_decay: float = 0.05  # of matrices and filters; biases and normalisation layers are not decayed
+    clip_norm: float = 5.0  # longer gradients are scaled down to this norm; 0: no clipping
+    branch_weight: float = 0.5  # weight of the losses on single branches, where the embedder has several
     seed: int = 0
     precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 where the processor computes in it
     compile: bool = False  # torch.compile of the branches: minutes at the start, faster steps on a GPU
-    save_seconds: float = 60.0  # between checkpoints within an epoch; one is written after each epoch anyway
+    save_seconds: float = 60.0  # time between checkpoints within an epoch; one is written after every epoch anyway
 
 
-# SGD as in the project of 2019: 1e-3, momentum .9, a tenth every 7 epochs, batches of 16, nothing else
-RECIPE_2019 = FitSettings(
+# The legacy project (2019) trained by SGD at 1e-3 with momentum 0.9, a tenth of it every 7 epochs, in batches of 16
+LEGACY_RECIPE = FitSettings(
     epochs=25, batch_size=16, optimizer="sgd", lr=1e-3, schedule="step", warmup=0, weight_decay=0, clip_norm=0,
     precision="float32",
 )  # fmt: skip
@@ -73,8 +75,8 @@ def fit(
     embedder: Embedder,
     loss: nn.Module,
     pack: Pack,
-    train: tuple[np.ndarray, np.ndarray],
-    evaluation: tuple[np.ndarray, np.ndarray],
+    train: LabelledRows,
+    evaluation: LabelledRows,
     folder: Path,
     settings: FitSettings = FitSettings(),
     augmentation: Augmentation | None = Augmentation(),  # noqa: B008
@@ -83,85 +85,113 @@ def fit(
 ) -> pd.DataFrame:
     """Train `embedder` and `loss` in place; both end with the weights of the best epoch.
 
-    train, evaluation: (rows of the pack (n,), labels (n,) 0..C-1). The best epoch has the highest closed-set
-    accuracy on `evaluation`, the last of equals; without such rows it is the last epoch.
+    train, evaluation: (rows of the pack (n,), labels (n,) int64 from 0 to C-1). The best epoch has the highest
+    closed-set accuracy on `evaluation`; of equal epochs the last one counts. Without evaluation rows the best epoch
+    is the last one. device: "cpu", "cuda", or None for the GPU where there is one.
 
     Returns a row per epoch: epoch, loss, train_accuracy (NaN for a loss without `get_logits`), eval_accuracy (NaN
-    without evaluation rows), lr, images_per_second, data_share (of the time, waiting for data), seconds, and what the
-    loss's `watch()` gives. In `folder`: metrics.jsonl (the same), tensorboard/, last.pt (to resume from), best.pt.
-    Called again with the same arguments it resumes, or returns at once when it was done. UserError: other arguments
-    than those of last.pt (it lists which), an altered last.pt, a loss that is not finite (last.pt stays good,
-    bad_step.json names the pairs), a device that is not there, too little memory or disk, one person in training,
-    branches without a loss.
+    without evaluation rows), lr, images_per_second, data_share (share of the time spent waiting for data), seconds,
+    best, and the columns that the loss's `watch()` gives. Writes to `folder`: metrics.jsonl (the same rows),
+    tensorboard/, last.pt (the checkpoint to resume from) and best.pt.
+
+    Called again with the same arguments, it resumes, or returns at once when training was done. UserError: the
+    arguments differ from those of last.pt (the message lists which), last.pt was altered, the loss is not finite
+    (last.pt stays good and bad_step.json names the pairs), the device is not there, memory or disk are too small,
+    fewer than two people are in training, a batch has a single pair, parallel branches have no loss.
     """
     objective = Objective(embedder, loss, settings.branch_weight)
-    check_training(objective, pack, train)
+    check_training(objective, pack, train, settings)
     accelerator = make_accelerator(settings.precision, device)
-    folder = Path(broadcast_object_list([str(folder)])[0])  # that of rank 0
-    folder.mkdir(parents=True, exist_ok=True)
-    objective.to(accelerator.device, memory_format=torch.channels_last)
-    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # torch has it for GPUs alone
-    optimizer = make_optimizer(objective, settings)
-    identity = identify(objective, pack, train, evaluation, settings, augmentation)
-    identity["precision"] = accelerator.mixed_precision  # what "auto" came to: another processor may choose otherwise
-    state = load_checkpoint(folder / "last.pt", objective, optimizer, identity)
-    accelerator.wait_for_everyone()
-    pack = pack.resident(accelerator.device)
-    if settings.compile:
-        for branch in embedder.branch:
-            branch.compile()
-    model, wrapped = accelerator.prepare(objective, optimizer)
-    steps, main = steps_of(train, settings), accelerator.is_main_process
-    board = SummaryWriter(folder / "tensorboard", purge_step=state.epoch * steps) if main else None
-
-    def save():
-        if main:
-            save_checkpoint(folder / "last.pt", objective, optimizer, identity, state)
-
-    total, done = settings.epochs * steps, state.epoch * steps + state.step
+    training = _prepare(accelerator, objective, pack, train, evaluation, folder, settings, augmentation)
+    state, main = training.state, accelerator.is_main_process
+    steps = steps_of(train, settings)
+    done, total = state.epoch * steps, settings.epochs * steps
     with (
-        tqdm(total=total, initial=done, disable=not (progress and main)) as bar,
-        stops_between_steps() as stop,
+        stops_between_steps() as stop,  # outermost: a signal takes effect when the files below are closed
         memory_errors(settings),
+        SummaryWriter(training.folder / "tensorboard", purge_step=done) if main else nullcontext() as board,
+        tqdm(total=total, initial=done + state.step, disable=not (progress and main)) as bar,
     ):
         while state.epoch < settings.epochs:
             bar.set_description(f"epoch {state.epoch + 1}/{settings.epochs}")
-            train_epoch(
-                accelerator, model, wrapped, pack, train, settings, augmentation, state, save, bar, stop, folder
-            )
-            if stop:
+            if not _train_epoch(training, bar, stop):
                 break
-            accuracy = closed_set_accuracy(embedder, loss, pack, *evaluation, train=train, accelerator=accelerator)
-            row = state.close_epoch(accuracy, optimizer.param_groups[0]["lr"], objective.watch())
-            if main:
-                for name, value in row.items():
-                    board.add_scalar(name, value, state.epoch * steps)
-                if row["best"]:
-                    write_checkpoint(folder / "best.pt", objective.state_dict())
-                save()
-                lines = [json.dumps(plain(row)) for row in state.history]
-                write_text(folder / "metrics.jsonl", "\n".join(lines) + "\n")
-    if board:
-        board.close()
+            _close_epoch(training, board)
     accelerator.wait_for_everyone()
     if state.epoch == settings.epochs:
-        objective.load_state_dict(read_checkpoint(folder / "best.pt"))
+        objective.load_state_dict(read_checkpoint(training.folder / "best.pt"))
     embedder.eval()
     return pd.DataFrame(state.history)
 
 
-def steps_of(train, settings: FitSettings) -> int:
-    """Steps of an epoch: nothing is dropped."""
+@dataclass
+class _Training:
+    """One training in progress: what its steps and epochs share."""
+
+    accelerator: Accelerator
+    objective: Objective  # the embedder and its losses
+    model: nn.Module  # the objective as accelerate wrapped it for this device and these processes
+    plain_optimizer: torch.optim.Optimizer  # its state is what a checkpoint holds
+    optimizer: AcceleratedOptimizer  # the same optimizer as accelerate wrapped it
+    pack: Pack
+    train: LabelledRows
+    evaluation: LabelledRows
+    folder: Path
+    settings: FitSettings
+    augmentation: Augmentation | None
+    identity: dict  # what has to agree before last.pt is resumed
+    state: State
+
+    def save(self) -> None:
+        """Write last.pt; only the main process does."""
+        if self.accelerator.is_main_process:
+            save_checkpoint(self.folder / "last.pt", self.objective, self.plain_optimizer, self.identity, self.state)
+
+
+def _prepare(accelerator, objective, pack, train, evaluation, folder, settings, augmentation) -> _Training:
+    """Everything on its device, filled from last.pt where there is one."""
+    folder = Path(broadcast_object_list([str(folder)])[0])  # all processes use the folder of rank 0
+    folder.mkdir(parents=True, exist_ok=True)
+    objective.to(accelerator.device, memory_format=torch.channels_last)
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # torch offers it for GPUs only
+    optimizer = make_optimizer(objective, settings)
+    identity = identify(objective, pack, train, evaluation, settings, augmentation)
+    identity["precision"] = accelerator.mixed_precision  # "auto" may mean another precision on another processor
+    state = load_checkpoint(folder / "last.pt", objective, optimizer, identity)
+    accelerator.wait_for_everyone()
+    if settings.compile:
+        for branch in objective.embedder.branch:
+            branch.compile()
+    model, wrapped = accelerator.prepare(objective, optimizer)
+    return _Training(
+        accelerator, objective, model, optimizer, wrapped, pack.resident(accelerator.device), train, evaluation,
+        folder, settings, augmentation, identity, state,
+    )  # fmt: skip
+
+
+def steps_of(train: LabelledRows, settings: FitSettings) -> int:
+    """The number of steps in an epoch; the last batch is not dropped."""
     return max(1, -(-len(train[0]) // settings.batch_size))
 
 
-def check_training(objective: Objective, pack: Pack, train) -> None:
-    """UserError where training would mean nothing: one person, an encoding that the depth has no unit for, no loss."""
-    if len(np.unique(train[1])) < 2:
-        raise UserError(f"{len(np.unique(train[1]))} person to train on: nobody to be told apart from; add people")
+def check_training(objective: Objective, pack: Pack, train: LabelledRows, settings: FitSettings) -> None:
+    """UserError where training would fail or mean nothing.
+
+    That is: fewer than two people, a batch of one pair, parallel branches without a loss, or an encoding that needs
+    depth in another unit than the pack has.
+    """
+    people, processes = len(np.unique(train[1])), int(os.environ.get("WORLD_SIZE", 1))
+    if people < 2:
+        raise UserError(f"{people} person to train on: nobody to be told apart from; add people")
+    smallest = settings.batch_size if settings.per_person else len(train[0]) // steps_of(train, settings)
+    if smallest // processes < 2:
+        raise UserError(
+            f"batch_size = {settings.batch_size}: some of the {len(train[0])} training pairs would stand alone in a "
+            "batch, and batch normalisation needs two or more: choose a larger batch_size"
+        )
     architecture = objective.embedder.architecture
-    if objective.branches_alone and not objective.branch_weight:
+    if objective.branches_train_alone and not objective.branch_weight:
         raise UserError("branch_weight = 0: parallel branches learn from their own losses alone; give these a weight")
     unit = pack.info.get("source", {}).get("depth_unit")
     if unit and architecture.modality != "rgb":
@@ -170,7 +200,11 @@ def check_training(objective: Objective, pack: Pack, train) -> None:
 
 @contextmanager
 def stops_between_steps() -> Iterator[list[int]]:
-    """A list that a stopping signal fills. It takes effect when the block ends: no step is cut in two, all is saved."""
+    """A list to which SIGTERM and SIGUSR1 append their numbers while the block runs.
+
+    The first signal received takes its usual effect when the block has ended: no step is cut in two, and the block
+    has time to save.
+    """
     signals, previous = [], {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -186,7 +220,7 @@ def stops_between_steps() -> Iterator[list[int]]:
 
 @contextmanager
 def memory_errors(settings: FitSettings) -> Iterator[None]:
-    """Too little memory as one line that says what to lower."""
+    """Turn a lack of memory into a UserError that says what to lower."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
@@ -194,57 +228,98 @@ def memory_errors(settings: FitSettings) -> Iterator[None]:
         if not said and not isinstance(error, MemoryError):
             raise
         fix = f"lower batch_size (now {settings.batch_size}) or the size of the network or its input"
-        raise UserError(f"out of memory: {fix}; the same command then goes on or starts anew") from error
+        raise UserError(f"out of memory: {fix}; the same command then resumes or starts anew") from error
 
 
-def train_epoch(
-    accelerator, model, optimizer, pack, train, settings, augmentation, state, save, bar, stop, folder
-) -> None:
-    """The steps of one epoch that `state` has not seen yet; `state` is brought to its end, or saved where `stop` fills."""
-    device, seed, (rows, labels) = accelerator.device, settings.seed, train
-    steps = steps_of(train, settings)
-    glance = 1 if device.type == "cpu" else 20  # reading a number waits for a GPU
-    alone = accelerator.num_processes == 1  # among several, all look at the same steps
-    totals = torch.tensor(state.totals, dtype=torch.float64, device=device)
+def _train_epoch(training: _Training, bar: tqdm, stop: list[int]) -> bool:
+    """Take the remaining steps of this epoch; False where a stop signal ended it early, after a checkpoint."""
+    state, settings, accelerator = training.state, training.settings, training.accelerator
+    steps = steps_of(training.train, settings)
+    glance = 1 if accelerator.device.type == "cpu" else 20  # steps between readings, since each waits for the GPU
+    single = accelerator.num_processes == 1  # several processes must all look after the same steps
+    totals = torch.tensor(state.totals, dtype=torch.float64, device=accelerator.device)
     clock = Clock(state.seconds, state.waited)
     saved = time.monotonic()
-    model.train()
-    options = {"first_step": state.step, "per_person": settings.per_person}
-    options |= {"rank": accelerator.process_index, "world": accelerator.num_processes}
-    where = (settings.batch_size, seed, state.epoch, device)
-    for batch, target in clock.waiting_for(train_batches(pack, rows, labels, *where, augmentation, **options)):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(state.epoch * steps + state.step, settings.epochs * steps, steps, settings)
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(random_stream(STEP, seed, state.epoch, state.step))  # dropout, miners
-            loss, embeddings, target = model(batch, target)
-        accelerator.backward(loss)
-        norm = accelerator.clip_grad_norm_(model.parameters(), settings.clip_norm or math.inf)
-        optimizer.step()
-        optimizer.zero_grad()
-        right = (classify(accelerator.unwrap_model(model).loss, embeddings) == target).sum()
-        seen = torch.full_like(right, len(target))
-        totals += torch.stack([(loss.detach() + 0 * norm) * len(target), right, seen])  # a bad norm spoils it
+    training.model.train()
+    for batch, labels in clock.waiting_for(_epoch_batches(training)):
+        totals += _step(training, batch, labels)
         state.step += 1
         bar.update()
-        if state.step % glance == 0 or state.step == steps or (stop and alone):
+        if state.step % glance == 0 or state.step == steps or (stop and single):
             state.totals = tuple(totals.tolist())
             state.seconds, state.waited = clock.read()
             if not math.isfinite(state.totals[0]):
-                _report_bad_step(folder, pack, train, settings, state, accelerator)
+                _report_bad_step(training)
             _show(bar, state)
             if agreed_stop(stop, accelerator):
-                save()
-                return
+                training.save()
+                return False
             if time.monotonic() - saved > settings.save_seconds and state.step < steps:
-                save()
+                training.save()
                 saved = time.monotonic()
-    if not hasattr(accelerator.unwrap_model(model).loss, "get_logits"):
+    if not hasattr(training.objective.loss, "get_logits"):
         state.totals = (state.totals[0], -1.0, state.totals[2])
+    return True
 
 
-def agreed_stop(stop: list[int], accelerator) -> bool:
-    """Whether any process was asked to stop; then all stop after the same step, and none waits for another."""
+def _epoch_batches(training: _Training) -> Iterator[tuple[Batch, torch.Tensor]]:
+    """This process's share of the batches of this epoch that are still to come."""
+    accelerator, settings, state = training.accelerator, training.settings, training.state
+    return train_batches(
+        training.pack,
+        *training.train,
+        settings.batch_size,
+        settings.seed,
+        state.epoch,
+        accelerator.device,
+        training.augmentation,
+        first_step=state.step,
+        per_person=settings.per_person,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+    )
+
+
+def _step(training: _Training, batch: Batch, labels: torch.Tensor) -> torch.Tensor:
+    """Train on one batch; returns (3,) float64: loss times pairs, pairs recognised, pairs."""
+    accelerator, settings, state = training.accelerator, training.settings, training.state
+    steps = steps_of(training.train, settings)
+    for group in training.optimizer.param_groups:
+        group["lr"] = learning_rate(state.epoch * steps + state.step, settings.epochs * steps, steps, settings)
+    device = accelerator.device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(random_stream(STEP, settings.seed, state.epoch, state.step))  # for dropout and miners
+        loss, embeddings, labels = training.model(batch, labels)
+    accelerator.backward(loss)
+    norm = accelerator.clip_grad_norm_(training.model.parameters(), settings.clip_norm or math.inf)
+    training.optimizer.step()
+    training.optimizer.zero_grad()
+    right = (classify(training.objective.loss, embeddings) == labels).sum()
+    seen = torch.full_like(right, len(labels))
+    # 0 * norm is 0, or NaN where the gradient is not finite, so that one number shows both faults
+    return torch.stack([(loss.detach() + 0 * norm) * len(labels), right, seen]).double()
+
+
+def _close_epoch(training: _Training, board: SummaryWriter | None) -> None:
+    """Evaluate, record the epoch in every file of the folder, and keep its weights where it is the best so far."""
+    objective, state, folder = training.objective, training.state, training.folder
+    accuracy = closed_set_accuracy(
+        objective.embedder, objective.loss, training.pack, *training.evaluation, training.train, training.accelerator
+    )
+    row = state.close_epoch(accuracy, training.optimizer.param_groups[0]["lr"], objective.watch())
+    if board is None:  # the main process writes for all
+        return
+    for name, value in row.items():
+        board.add_scalar(name, value, state.epoch * steps_of(training.train, training.settings))
+    if row["best"]:
+        write_checkpoint(folder / "best.pt", objective.state_dict())
+    training.save()
+    lines = [json.dumps(plain(row)) for row in state.history]
+    write_text(folder / "metrics.jsonl", "\n".join(lines) + "\n")
+
+
+def agreed_stop(stop: list[int], accelerator: Accelerator) -> bool:
+    """Whether any process was asked to stop: all processes then stop after the same step, and none waits forever."""
     if accelerator.num_processes == 1:
         return bool(stop)
     asked = torch.tensor([stop[0] if stop else 0], device=accelerator.device)
@@ -255,13 +330,13 @@ def agreed_stop(stop: list[int], accelerator) -> bool:
 
 
 class Clock:
-    """Seconds since the epoch began, over all runs that worked at it, and how many of them went into waiting."""
+    """Seconds spent on this epoch, over all runs that worked at it, and how many of them were spent waiting for data."""
 
     def __init__(self, seconds: float, waited: float):
         self.begun, self.waited = time.monotonic() - seconds, waited
 
-    def waiting_for(self, batches):
-        """Each of `batches`, the time until it is there counted."""
+    def waiting_for(self, batches: Iterable) -> Iterator:
+        """The same batches; the time until each is ready is added to `waited`."""
         batches = iter(batches)
         while True:
             asked = time.monotonic()
@@ -272,22 +347,25 @@ class Clock:
             yield batch
 
     def read(self) -> tuple[float, float]:
+        """(seconds of this epoch so far, seconds of them spent waiting)."""
         return time.monotonic() - self.begun, self.waited
 
 
-def _show(bar, state: State) -> None:
+def _show(bar: tqdm, state: State) -> None:
     loss, right, n = state.totals
     speed, waiting = n / state.seconds, state.waited / state.seconds
     bar.set_postfix(loss=f"{loss / n:.3f}", accuracy=f"{right / n:.3f}", images_s=f"{speed:.0f}", data=f"{waiting:.0%}")
 
 
-def _report_bad_step(folder, pack, train, settings, state, accelerator) -> None:
-    """Write bad_step.json with the pairs of the last step and raise UserError."""
-    if accelerator.is_main_process:
+def _report_bad_step(training: _Training) -> NoReturn:
+    """Write bad_step.json with the pairs of the step just taken, and raise UserError."""
+    settings, state, (rows, labels) = training.settings, training.state, training.train
+    if training.accelerator.is_main_process:
         size, k, where = settings.batch_size, settings.per_person, (settings.seed, state.epoch)
-        steps = person_batches(train[1], size, k, *where) if k else epoch_batches(len(train[0]), size, *where)
-        pairs = [str(pack.index["pair_id"].iloc[row]) for row in train[0][steps[state.step - 1]]]
-        write_json(folder / "bad_step.json", {"epoch": state.epoch + 1, "step": state.step, "pairs": pairs})
+        steps = person_batches(labels, size, k, *where) if k else epoch_batches(len(rows), size, *where)
+        pairs = [str(training.pack.index["pair_id"].iloc[row]) for row in rows[steps[state.step - 1]]]
+        content = {"epoch": state.epoch + 1, "step": state.step, "pairs": pairs}
+        write_json(training.folder / "bad_step.json", content)
     raise UserError(
         f"epoch {state.epoch + 1}, step {state.step}: the loss or its gradient is not finite (bad_step.json names the "
         "pairs); last.pt holds a good state from before: lower lr or the margin, or raise warmup"
@@ -295,7 +373,11 @@ def _report_bad_step(folder, pack, train, settings, state, accelerator) -> None:
 
 
 def learning_rate(step: int, steps: int, steps_per_epoch: int, settings: FitSettings) -> float:
-    """Of step 0 <= step < steps: a linear rise over `warmup` of the steps, then half a cosine towards 0, or steps."""
+    """The learning rate of step 0 <= step < steps.
+
+    It rises linearly over the share `warmup` of the steps; then it follows half a cosine towards 0, or with
+    schedule "step" falls to a tenth every 7 epochs.
+    """
     rise = round(settings.warmup * steps)
     if step < rise:
         return settings.lr * (step + 1) / rise
@@ -306,7 +388,7 @@ def learning_rate(step: int, steps: int, steps_per_epoch: int, settings: FitSett
 
 
 def make_optimizer(objective: Objective, settings: FitSettings) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019) or SGD with momentum 0.9; biases and normalisation keep their size."""
+    """AdamW (Loshchilov and Hutter 2019) or SGD with momentum 0.9; biases and normalisation layers are not decayed."""
     parameters = [p for p in objective.parameters() if p.requires_grad]
     decayed, free = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
     groups = [
@@ -319,7 +401,10 @@ def make_optimizer(objective: Objective, settings: FitSettings) -> torch.optim.O
 
 
 def make_accelerator(precision: str, device: str | None) -> Accelerator:
-    """A fresh Accelerator on `device` (None: the GPU when there is one); a second one in a kernel would be refused."""
+    """A new Accelerator on `device` (None: the GPU where there is one), whatever was made in this kernel before.
+
+    UserError: the device is unknown or not there, or fewer processes joined than were started.
+    """
     if device not in (None, "cpu", "cuda"):
         raise UserError(f"device {device!r}: cpu or cuda expected")
     if device == "cuda" and not torch.cuda.is_available():
@@ -327,7 +412,7 @@ def make_accelerator(precision: str, device: str | None) -> Accelerator:
     on_cpu = device == "cpu" or not torch.cuda.is_available()
     if precision == "auto":
         precision = "bf16" if computes_bf16(on_cpu) else "float32"
-    AcceleratorState._reset_state(True)
+    AcceleratorState._reset_state(True)  # accelerate would refuse other settings than those of its first instance
     accelerator = Accelerator(cpu=on_cpu, mixed_precision="bf16" if precision == "bf16" else "no")
     if accelerator.num_processes != (wanted := int(os.environ.get("WORLD_SIZE", 1))):
         raise UserError(f"{wanted} processes were started and {accelerator.num_processes} joined: start with torchrun")
@@ -335,7 +420,7 @@ def make_accelerator(precision: str, device: str | None) -> Accelerator:
 
 
 def computes_bf16(on_cpu: bool) -> bool:
-    """Whether the processor multiplies bf16 itself, and does not merely imitate it."""
+    """Whether the processor has instructions for bf16; PyTorch emulates them elsewhere, which is slower than float32."""
     if on_cpu:
         able = torch.cpu.get_capabilities()
         return able.get("amx_bf16", False) or able.get("avx512_bf16", False)

@@ -26,7 +26,7 @@ class Objective(nn.Module):
         self.embedder, self.loss, self.branch_weight = embedder, loss, branch_weight
         extra = len(embedder.branch) if len(embedder.branch) > 1 else 0
         self.branch_losses = nn.ModuleList(copy.deepcopy(loss) for _ in range(extra))
-        self.branches_alone = extra > 0 and not embedder.join.trains_branches
+        self.branches_train_alone = extra > 0 and not embedder.join.trains_branches
 
     def forward(self, batch, labels):
         shares = shares_of(len(labels), labels.device)  # asked once: the answer waits for a GPU
@@ -41,7 +41,7 @@ class Objective(nn.Module):
     def watch(self) -> dict[str, float]:
         """What the loss watches since the last call: of the branches' losses, averaged, where these alone train them."""
         found = [loss.watch() for loss in [self.loss, *self.branch_losses] if hasattr(loss, "watch")]
-        found = found[1:] if self.branches_alone else found[:1]
+        found = found[1:] if self.branches_train_alone else found[:1]
         return {name: sum(row[name] for row in found) / len(found) for name in (found[0] if found else ())}
 
 

@@ -31,7 +31,7 @@ from face3d_lib.train.checkpoint import read_checkpoint
 from face3d_lib.train.closed_set import predict, vectors_of
 from face3d_lib.train.embedder import Architecture, Embedder
 from face3d_lib.train.fit import (
-    RECIPE_2019,
+    LEGACY_RECIPE,
     FitSettings,
     computes_bf16,
     fit,
@@ -495,6 +495,30 @@ def test_one_person_to_train_on_is_refused(tmp_path):
         fit(*build(), pack, (rows, np.zeros(12, int)), NONE, tmp_path, SETTINGS, GENTLE, "cpu", False)
 
 
+def test_two_people_with_one_picture_each_are_enough(tmp_path):
+    pack, subject = toy_pack(people=2, images=2)
+    train = np.array([0, 2]), subject[[0, 2]]
+    for name, per_person, head in [("plain", 0, SoftmaxLoss(16, 2)), ("P x K", 2, losses.Mined(pml.ContrastiveLoss()))]:
+        settings = dataclasses.replace(SETTINGS, epochs=2, batch_size=4, per_person=per_person)
+        embedder, _ = build("rgbd")
+        history = fit(embedder, head, pack, train, NONE, tmp_path / name, settings, GENTLE, "cpu", False)
+        assert len(history) == 2
+        assert history["eval_accuracy"].isna().all()
+        assert history["best"].all(), "without evaluation pictures the last epoch is the best one so far"
+        named = predict(embedder, head, pack, train[0], train)
+        assert len(named) == 2
+
+
+@pytest.mark.parametrize(("batch_size", "n"), [(1, 4), (2, 5)])
+def test_a_batch_of_one_pair_is_refused_before_training(tmp_path, batch_size, n):
+    pack, subject = toy_pack(people=2, images=5)
+    rows = np.r_[0:n:2, 5 : 5 + n // 2]
+    settings = dataclasses.replace(SETTINGS, batch_size=batch_size)
+    with pytest.raises(UserError, match=rf"batch_size = {batch_size}: .*choose a larger"):
+        fit(*build(classes=2), pack, (rows, subject[rows]), NONE, tmp_path, settings, GENTLE, "cpu", False)
+    assert not (tmp_path / "last.pt").exists()
+
+
 def test_parallel_branches_without_a_loss_of_their_own_are_refused(tmp_path):
     pack, subject = toy_pack()
     alone = dataclasses.replace(SETTINGS, branch_weight=0)
@@ -570,8 +594,8 @@ def test_too_little_memory_says_what_to_lower(tmp_path, error):
         fit(build()[0], Large(16, 6), pack, halves(subject)[0], NONE, tmp_path, SETTINGS, GENTLE, "cpu", False)
 
 
-def test_the_recipe_of_2019_by_hand():
-    recipe = RECIPE_2019
+def test_the_legacy_recipe_by_hand():
+    recipe = LEGACY_RECIPE
     rates = [learning_rate(step, 250, 10, recipe) for step in (0, 69, 70, 139, 140, 249)]
     assert rates == pytest.approx([1e-3, 1e-3, 1e-4, 1e-4, 1e-5, 1e-6])
     optimizer = make_optimizer(Objective(*build(), 0.5), recipe)
