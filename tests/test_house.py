@@ -8,7 +8,7 @@ import pytest
 from face3d_lib.base.paths import ROOT
 
 ROOMS = {  # a package imports only packages above it, a file only files above it in its package
-    "base": ["errors", "paths", "atomic", "tables", "processes"],
+    "base": ["errors", "environment", "paths", "atomic", "tables", "processes"],
     "runs": ["folders", "plan", "parameters", "record", "notebook", "runner", "sweep"],
     "synthetic": ["people", "camera", "dataset"],
     "data": ["pairs", "decoding", "faces", "warp", "alignment_table", "depth_check", "alignment", "splits", "pack"],

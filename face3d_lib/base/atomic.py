@@ -4,19 +4,28 @@ The order is that of a database log: data to the disk, then the name, then the f
 """
 
 import dataclasses
+import errno
 import hashlib
 import json
+import math
 import os
 import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import numpy as np
-import pandas as pd
+from typing import Any
 
 from .errors import UserError
+
+FOLDERS_UNSYNCED = (
+    errno.EINVAL,
+    errno.EBADF,
+    errno.ENOTSUP,
+    errno.ENOSYS,
+)  # "this file system has no fsync of folders"
 
 
 @contextmanager
@@ -51,31 +60,26 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, value) -> None:
+def write_json(path: Path, value: Any) -> None:
     """`value` in `path` as JSON, indented; NaN is refused (JSON has none): say null and why."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """`value` as JSON holds it: arrays and tables as lists, dataclasses as objects, NaN and infinities as null."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, pd.DataFrame):
+    elif (pandas := sys.modules.get("pandas")) and isinstance(value, pandas.DataFrame):
         value = value.to_dict("records")
+    elif hasattr(value, "tolist"):  # numpy arrays and numbers, pandas Series, torch tensors
+        value = value.tolist()
     if isinstance(value, dict):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | set | np.ndarray | pd.Series):
+    if isinstance(value, list | tuple | set):
         return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
     if isinstance(value, float):
-        return float(f"{value:.6g}") if np.isfinite(value) else None
+        return float(f"{value:.6g}") if math.isfinite(value) else None
     return value if isinstance(value, int | str | None) else str(value)
-
-
-def write_csv(path: Path, frame: pd.DataFrame) -> None:
-    """`frame` in `path` as csv without its index, line feeds as line ends, whole or not at all."""
-    write_text(path, frame.to_csv(index=False, lineterminator="\n"))
 
 
 def sha256_of(path: Path) -> str:
@@ -93,7 +97,7 @@ def require_space(folder: Path, n_bytes: int) -> None:
         )
 
 
-def sweep(folder: Path) -> None:
+def clear_leftovers(folder: Path) -> None:
     """Delete what killed writers left in `folder`; only for the one writer of that folder."""
     for leftover in Path(folder).rglob(".new-*"):
         leftover.unlink(missing_ok=True)
@@ -106,8 +110,12 @@ def _umask() -> int:
 
 
 def _sync(path: Path) -> None:
+    """Wait until the disk has a file, or a folder where its file system can say so (CIFS and some FUSE cannot)."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if not (stat.S_ISDIR(os.fstat(handle).st_mode) and error.errno in FOLDERS_UNSYNCED):
+            raise
     finally:
         os.close(handle)

@@ -7,12 +7,20 @@ import os
 import unicodedata
 from pathlib import Path
 
+from .environment import setting
 from .errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+def folder_setting(name: str, default: str) -> Path:
+    """The folder that an environment variable names, or `default`; a relative one lies below the project."""
+    return (ROOT / os.path.expanduser(setting(name, default))).resolve()
+
+
 NOTEBOOKS = ROOT / "notebooks"
-RUNS = (ROOT / os.environ.get("FACE3D_RUNS", "runs")).resolve()  # a relative setting means below the project
-FIGURES = (ROOT / os.environ.get("FACE3D_FIGURES", "figures")).resolve()
+RUNS = folder_setting("FACE3D_RUNS", "runs")
+FIGURES = folder_setting("FACE3D_FIGURES", "figures")
 
 
 def relative(path: Path) -> str:
@@ -21,9 +29,10 @@ def relative(path: Path) -> str:
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.as_posix()
 
 
-def folders() -> dict[str, str]:
-    """The folders of this process, for one that starts elsewhere: a relative setting means others there."""
-    return {"FACE3D_RUNS": str(RUNS), "FACE3D_FIGURES": str(FIGURES)}
+def child_environment(**more: str) -> dict[str, str]:
+    """The environment for a Python that this process starts: the same folders, UTF-8 whatever the locale, `more`."""
+    ours = {"FACE3D_RUNS": str(RUNS), "FACE3D_FIGURES": str(FIGURES), "PYTHONUTF8": "1"}
+    return os.environ | ours | more
 
 
 UNPRINTED = ("Cc", "Zl", "Zp")  # Unicode categories of control characters and line breaks

@@ -5,20 +5,15 @@ function of the inputs and the settings alone: not of the number of processes, t
 was killed.
 """
 
-import fcntl
 import hashlib
 import io
 import json
-import multiprocessing
-import multiprocessing.connection
 import os
 import random
-import signal
-import threading
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +21,10 @@ import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..base.atomic import sha256_of, sweep, write_json, write_text
+from ..base.atomic import sha256_of, write_json, write_text
 from ..base.errors import UserError
 from ..base.paths import inside
+from ..base.processes import cores, only_writer, spread
 from ..base.tables import read_table, write_table
 from .alignment_table import ALIGNMENT_COLUMNS, MATRIX, POINTS, check_alignment
 from .decoding import read_pair
@@ -125,7 +121,7 @@ def align_folder(
     convention = read_convention(input_dir, depth_unit, larger_is)
     job = _open_job(Path(input_dir), Path(output_dir), settings, convention, device)
     try:
-        with _only_writer(job.output_dir):
+        with only_writer(job.output_dir):
             return _align_pairs(pairs, job, workers, random_order, progress)
     except OSError as error:  # the disk is full or gone; what a pair itself does wrong is a row
         fix = "mend that, then run the same command again"
@@ -264,26 +260,10 @@ def _description(job: Job) -> dict:
     }
 
 
-@contextmanager
-def _only_writer(folder: Path):
-    """Hold the lock on `folder` itself: however the process ends it is let go of, and no file is left."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another process writes here: wait for it or choose another") from None
-        yield
-    finally:
-        os.close(handle)
-
-
 def _align_pairs(
     pairs: list[PairFiles], job: Job, workers: int | None, random_order: bool, progress: bool
 ) -> pd.DataFrame:
     table, journal = job.output_dir / "alignment.csv", job.output_dir / "journal.jsonl"
-    sweep(job.output_dir)
     finished = table.exists()
     before = _chunks_of_table(table) if finished else _read_journal(journal)
     files = {pair.pair_id: pair for pair in pairs}
@@ -376,73 +356,27 @@ def _unchanged(pair: PairFiles, row: dict, output_dir: Path) -> bool:
     return pair.status == "ok"
 
 
-def _run(chunks: list[list[PairFiles]], job: Job, workers: int | None):
+def _run(chunks: list[list[PairFiles]], job: Job, workers: int | None) -> Iterator[list[dict]]:
     """Rows of each chunk as it is done, in whatever order."""
-    if not chunks:
-        return
     if workers is None:  # a process of its own takes seconds to import torch
-        workers = min(_cores(), sum(map(len, chunks)) // 400)
-    with _detector_on_one_thread(job) as detector:  # this process works, too
-        if workers <= 1 or len(chunks) == 1:
-            for chunk in chunks:
-                yield align_chunk(chunk, job, detector)
-            return
-        # spawn: forked children of a process that used torch or a GPU can hang; Jupyter kernels can spawn
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(min(workers, len(chunks)) - 1, context, _start_worker, (job,))
-        try:
-            waiting = {pool.submit(_run_in_worker, chunk): chunk for chunk in chunks}
-            while waiting:
-                last = next(reversed(waiting))
-                if last.cancel():
-                    yield align_chunk(waiting.pop(last), job, detector)
-                else:
-                    wait(waiting, return_when=FIRST_COMPLETED)
-                for future in [future for future in waiting if future.done()]:
-                    del waiting[future]
-                    yield future.result()
-        except BrokenProcessPool:
-            fix = "run the same command again, it goes on; with fewer workers if it happens again"
-            raise UserError(f"{job.output_dir}: a worker was killed (too little memory?): {fix}") from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = min(cores(), sum(map(len, chunks)) // 400)
+    try:
+        yield from spread(partial(_aligner, job), chunks, workers)
+    except UserError as error:
+        raise UserError(f"{job.output_dir}: {error}") from None
 
 
 @contextmanager
-def _detector_on_one_thread(job: Job):
-    """The detector (None where the mode needs none), torch on one thread: the same for any `workers`."""
+def _aligner(job: Job) -> Iterator[Callable[[list[PairFiles]], list[dict]]]:
+    """`align_chunk` for this process, with torch on one thread: the same results for any number of processes."""
     if job.settings.mode == "none":
-        yield None
+        yield partial(align_chunk, job=job, detector=None)
         return
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield load_detector(job.device)
+        yield partial(align_chunk, job=job, detector=load_detector(job.device))
     finally:
         torch.set_num_threads(before)
-
-
-_worker = {}  # of a worker process: its job and detector
-
-
-def _start_worker(job: Job) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    context = _detector_on_one_thread(job)
-    _worker.update(job=job, detector=context.__enter__(), context=context)  # entered until the process ends
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
-
-
-def _run_in_worker(chunk: list[PairFiles]) -> list[dict]:
-    return align_chunk(chunk, _worker["job"], _worker["detector"])

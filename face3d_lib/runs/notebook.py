@@ -10,15 +10,17 @@ import subprocess
 import sys
 import tempfile
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
 from ..base import paths
 from ..base.atomic import plain, sha256_of, write_json
+from ..base.environment import rank_and_world, require_utf8
 from ..base.errors import UserError
-from ..base.paths import ROOT, folders
-from ..base.processes import GRACE_SECONDS, lock
+from ..base.paths import ROOT, child_environment
+from ..base.processes import GRACE_SECONDS, PREEMPTING, lock, stopping_signals, unlock
 from .folders import figures_folder, find_stage, refuse_real_faces, run_folder
 from .parameters import check_parameters, parameter_model
 from .plan import planned
@@ -40,7 +42,7 @@ class Run:
     def __init__(self, stage: str, namespace: dict):
         self.stage, self.run = stage, str(namespace.get("run", "default"))
         self.folder, self.figures = run_folder(self.run) / stage, figures_folder(self.run, stage)
-        self.rank, self.preempted = int(os.environ.get("RANK", 0)), False
+        (self.rank, self.world), self.preempted = rank_and_world(), False
         if self.rank:  # what it writes too, rank 0 writes as well: models, tables and pictures stand there once
             self.folder = Path(tempfile.mkdtemp(prefix="face3d-"))
             self.figures = self.folder / "figures"
@@ -97,11 +99,10 @@ class Run:
     def release(self) -> None:
         """Give the folder free and undo `_watch`; the status stays as it is."""
         threading.excepthook = self._previous_hook
-        while self._previous_handlers:
-            signal.signal(*self._previous_handlers.popitem())
+        self._signals.close()
         atexit.unregister(self._on_exit)
         if self._lock is not None:
-            os.close(self._lock)
+            unlock(self.folder, self._lock)
             self._lock = None
 
     def _check_parameters(self) -> dict:
@@ -118,14 +119,14 @@ class Run:
         default = run.partition("/")[0] == "default"
         parameters = step.parameters | ({} if default else step.demo_parameters)
         words = [word for key, value in parameters.items() for word in ("-p", f"{key}={value}")]
-        if not default or "RANK" in os.environ:
+        if not default or self.world > 1:
             command = " ".join(["face3d run", step.notebook, run, *words])
             raise UserError(f"{self.stage} reads {name}, which is {status} in run {self.run}: {command}")
         print(f"{name} is {status}: making it from the defaults", flush=True)
         notebook = self._notebook.with_name(f"{step.notebook}.ipynb")
         command = [sys.executable, "-m", "face3d_lib.runs.runner", notebook, run, *words]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        child = subprocess.Popen(command, cwd=ROOT, env=os.environ | folders(), **pipes)
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "encoding": "utf-8"}
+        child = subprocess.Popen(command, cwd=ROOT, env=child_environment(), **pipes)
         try:
             for line in child.stdout:
                 print(" ", line.rstrip(), flush=True)
@@ -148,10 +149,8 @@ class Run:
     def _watch(self) -> None:
         """Notice failing threads, signals, and a process that ends before `done`."""
         self._previous_hook, threading.excepthook = threading.excepthook, self._on_thread_error
-        self._previous_handlers = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGUSR1):
-                self._previous_handlers[number] = signal.signal(number, self._on_signal)
+        self._signals = ExitStack()
+        self._signals.enter_context(stopping_signals(self._on_signal, PREEMPTING))  # SIGINT interrupts a cell
         atexit.register(self._on_exit)
 
     def _on_thread_error(self, failure) -> None:
@@ -188,6 +187,7 @@ def open_run(stage: str, namespace: dict) -> Run:
     busy folder.
     """
     global _opened
+    require_utf8()
     if _opened is not None:
         _opened.release()
     this = _opened = Run(stage, namespace)

@@ -13,19 +13,20 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from ..base.atomic import write_json, write_text
+from ..base.environment import rank_and_world
 from ..base.errors import UserError, first_line
-from ..base.paths import folders, relative
-from ..base.processes import GRACE_SECONDS, SIGNALS, lock
+from ..base.paths import child_environment, relative
+from ..base.processes import GRACE_SECONDS, lock, stopping_signals, unlock
 from .folders import run_folder
 from .parameters import check_parameters, find_notebook, parameter_model, parse_parameters, read_grid
 from .record import EXIT_CODES, close_record, new_record, read_record
 
 START_SECONDS = 180  # for a kernel to come up on a busy machine
+SAME_SIGNAL_SECONDS = 0.3  # Ctrl-C reaches all processes of a terminal, and their parents pass it on as well
 
 
 class _Stopped(Exception):
@@ -46,14 +47,13 @@ class _Kernel:
                 return KernelSpec(argv=argv, display_name="Python 3", language="python", metadata=metadata)
 
         self.manager = AsyncKernelManager(kernel_spec_manager=ThisPython(), transport_encryption="auto")
-        self.pid = self.signal = self.timer = None
+        self.pid = self.signal = self.timer = self.heard = None
         self.cell = 0  # the code cell that runs, as Jupyter counts: 1 is In [1]
 
     def start(self, folder: Path, notebook: Path, inherited: list[int]) -> None:
         from jupyter_core.utils import run_sync
 
-        ours = {"FACE3D_RUNNER": str(folder), "FACE3D_NOTEBOOK": str(notebook)}
-        env = os.environ | folders() | ours
+        env = child_environment(FACE3D_RUNNER=str(folder), FACE3D_NOTEBOOK=str(notebook))
         run_sync(self.manager.start_kernel)(cwd=str(notebook.parent), env=env, pass_fds=inherited)
         self.pid = self.manager.provisioner.pid
 
@@ -75,10 +75,10 @@ class _Kernel:
                 os.killpg(self.pid, signal.SIGKILL)
 
     def forward(self, number: int, frame) -> None:
-        """Signal handler of the runner: at the first signal the kernel may save, the second ends it."""
+        """Signal handler of the runner: at the first signal the kernel may save, a later one ends it."""
         if self.signal:
-            return self.kill()
-        self.signal = signal.Signals(number)
+            return None if time.monotonic() - self.heard < SAME_SIGNAL_SECONDS else self.kill()
+        self.signal, self.heard = signal.Signals(number), time.monotonic()
         self.timer = threading.Timer(GRACE_SECONDS, self.kill)
         self.timer.daemon = True
         self.timer.start()
@@ -96,19 +96,6 @@ class _Kernel:
             raise _Stopped("the notebook asked to quit")
 
 
-@contextmanager
-def _signals_go_to(kernel: _Kernel) -> Iterator[None]:
-    """Within, the stopping signals go to the kernel; one that this process was told to ignore stays so."""
-    main = threading.current_thread() is threading.main_thread()  # elsewhere Python cannot set handlers
-    numbers = [number for number in SIGNALS if main and signal.getsignal(number) is not signal.SIG_IGN]
-    previous = {number: signal.signal(number, kernel.forward) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def run_notebook(notebook, run: str, parameters: dict | None = None, cell_timeout: int | None = None) -> int:
     """Execute a notebook with these parameters into runs/<run>/<stage>/; returns its exit code (EXIT_CODES).
 
@@ -119,7 +106,7 @@ def run_notebook(notebook, run: str, parameters: dict | None = None, cell_timeou
     holds.
     """
     notebook = find_notebook(notebook)
-    stage, folder, rank = notebook.stem, run_folder(run) / notebook.stem, int(os.environ.get("RANK", 0))
+    stage, folder, rank = notebook.stem, run_folder(run) / notebook.stem, rank_and_world()[0]
     name = f"{stage}.rank{rank}" if rank else stage
     given = dict(parameters or {}) | {"run": run}
     values = check_parameters(parameter_model(notebook), given)
@@ -129,7 +116,7 @@ def run_notebook(notebook, run: str, parameters: dict | None = None, cell_timeou
         _partial(folder, name).unlink(missing_ok=True)  # of a runner that was killed
         if rank == 0:
             write_json(folder / "run.json", new_record(stage, run, values, notebook))
-        with _signals_go_to(kernel):
+        with stopping_signals(kernel.forward):
             injected = {key: values[key] for key in given}
             status, error = _execute(notebook, folder, name, injected, kernel, handles, cell_timeout)
             record = read_record(folder)
@@ -140,7 +127,7 @@ def run_notebook(notebook, run: str, parameters: dict | None = None, cell_timeou
                 close_record(folder, record, status, error)
     finally:
         for handle in handles:
-            os.close(handle)
+            unlock(folder, handle)
     ending = f"{status} in {time.monotonic() - started:.0f} s" + (f", {error}" if error else "")
     stream = sys.stdout if status == "done" else sys.stderr
     print(f"{name} ({run}): {ending} -> {relative(saved)}", file=stream, flush=True)

@@ -16,15 +16,11 @@ parameters, code and data is not done again; one that fails does not stop the ot
 """
 
 import itertools
-import os
 import re
-import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +29,8 @@ from tqdm.auto import tqdm
 
 from ..base.atomic import write_json
 from ..base.errors import UserError
-from ..base.paths import ROOT, folders
+from ..base.paths import ROOT, child_environment
+from ..base.processes import cores, stopping_signals
 from .folders import run_folder
 from .parameters import check_parameters, find_notebook, parameter_model
 from .plan import PLAN
@@ -102,11 +99,10 @@ def run_sweep(path: Path, name: str, jobs: int = 1, progress: bool = True) -> in
     runs at work, which save; the same command goes on from there.
     """
     data, training = read_sweep(path, name)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    work = _Work(name, max(1, cores // jobs))
-    with work.signals_passed_on():
+    work = _Work(name, max(1, cores() // jobs))
+    with stopping_signals(work.stop):
         for stage in data:  # one after the other: each reads the one before, and each uses all cores
-            if code := work.do(stage, threads=cores):
+            if code := work.do(stage, threads=cores()):
                 print(f"{stage.notebook} ({stage.run}) did not end well: see runs/{stage.run}", file=sys.stderr)
                 return code
         with (
@@ -142,7 +138,7 @@ class _Work:
         words = [word for key, value in job.parameters.items() for word in ("-p", f"{key}={value}")]
         command = [sys.executable, "-m", "face3d_lib.runs.runner", job.notebook, job.run, *words]
         # two busy processes with a thread for each core each would be many times slower than one
-        environment = os.environ | folders() | {"OMP_NUM_THREADS": str(threads or self.threads)}
+        environment = child_environment(OMP_NUM_THREADS=str(threads or self.threads))
         folder = run_folder(job.run)
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / f"{Path(job.notebook).stem}.log", "wb") as log, self.lock:
@@ -155,20 +151,8 @@ class _Work:
             self.children.discard(child)
         return code if code >= 0 else EXIT_CODES["preempted"]
 
-    @contextmanager
-    def signals_passed_on(self) -> Iterator[None]:
-        """Within, a stopping signal ends the runs at work, which save, and lets no other begin."""
-
-        def forward(number, frame):
-            self.stopped = number
-            for child in list(self.children):
-                child.terminate()
-
-        main = threading.current_thread() is threading.main_thread()  # elsewhere Python cannot set handlers
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1) if main else ()
-        previous = {number: signal.signal(number, forward) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+    def stop(self, number: int, frame) -> None:
+        """Signal handler: end the runs at work, which save, and let no other begin."""
+        self.stopped = number
+        for child in list(self.children):
+            child.terminate()

@@ -7,7 +7,6 @@ templates-<sha256>.safetensors, and gallery.json, which names it. A template tha
 length is refused when it is enrolled and when it is read: one NaN would win every search.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -19,8 +18,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from ..base.atomic import sweep, write_bytes
+from ..base.atomic import write_bytes
 from ..base.errors import UserError
+from ..base.processes import only_writer
 from ..evaluate.scores import FAILED, check_vectors, cosine, templates
 
 UNKNOWN = "unknown"
@@ -190,11 +190,10 @@ def _digest(body: dict) -> str:
 
 
 def _sweep(folder: Path, current: str) -> None:
-    """Delete templates that gallery.json no longer names, and what killed writers left."""
+    """Delete templates that gallery.json no longer names."""
     for old in folder.glob("templates-*.safetensors"):
         if old.name != current:
             old.unlink()
-    sweep(folder)
 
 
 @contextmanager
@@ -203,11 +202,9 @@ def _owned(folder: Path):
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(exist_ok=True, mode=0o700)
     folder.chmod(0o700)
-    handle = os.open(folder, os.O_RDONLY)
     before = os.umask(0o077)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        with only_writer(folder, patience_seconds=60):
+            yield
     finally:
         os.umask(before)
-        os.close(handle)  # releases the lock

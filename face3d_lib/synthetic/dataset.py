@@ -3,10 +3,8 @@
 import dataclasses
 import io
 import json
-import multiprocessing
-import os
-import threading
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +12,33 @@ import pandas as pd
 from PIL import Image
 from tqdm.auto import tqdm
 
-from ..base.atomic import sweep, write_bytes, write_csv, write_json
+from ..base.atomic import write_bytes, write_json
 from ..base.errors import UserError
+from ..base.processes import cores, only_writer, spread
+from ..base.tables import write_table
 from .camera import ANGLES, CONDITIONS, POINTS, SESSION_SIZE, VERSION, describe, pair
 from .people import Knobs
 
 COLUMNS = ["pair_id", "subject_id", "session", *ANGLES, *CONDITIONS, *POINTS, "identity_seed"]
 
 
-def make_dataset(root, subjects, images_per_session, sessions=2, seed=0, knobs=None, workers=None, first_subject=0):
-    """Write a data set in the raw layout and return its manifest (a row per pair: COLUMNS).
+def make_dataset(
+    root: Path,
+    subjects: int,
+    images_per_session: int,
+    sessions: int = 2,
+    seed: int = 0,
+    knobs: Knobs | None = None,
+    workers: int | None = None,
+    first_subject: int = 0,
+) -> pd.DataFrame:
+    """Write a data set in the raw layout and return its manifest, which has the columns COLUMNS and a row per pair.
 
-    `root` holds `<subject>/<name>.png`, `<name>.npy` (uint16 mm), dataset.json and manifest.csv. Pairs that
-    exist are kept, so the same call continues an interrupted one and ends with the same files; a folder made
-    with other settings raises UserError. `workers` processes (default: one per core) share the subjects; a
-    script that uses more than one needs the usual `if __name__ == "__main__":`.
+    `root` receives `<subject>/<name>.png`, `<subject>/<name>.npy` (uint16, millimetres), dataset.json and
+    manifest.csv. Pairs that exist are kept, so the same call continues an interrupted one and ends with the same
+    files. `workers` processes share the people (None: one per core); a script that uses more than one needs the usual
+    `if __name__ == "__main__":`. Raises UserError where the folder was made with other settings, holds other files, or
+    is being written by another process.
     """
     root, knobs = Path(root), knobs or Knobs()
     check_counts(subjects, images_per_session, sessions, first_subject, seed, knobs)
@@ -36,22 +46,22 @@ def make_dataset(root, subjects, images_per_session, sessions=2, seed=0, knobs=N
     settings |= {"version": VERSION, "seed": seed, "subjects": subjects, "first_subject": first_subject}
     settings |= {"sessions": sessions, "images_per_session": images_per_session}
     settings |= {"knobs": dataclasses.asdict(knobs)}
-    claim(root, settings)
     images = [s * SESSION_SIZE + i for s in range(sessions) for i in range(images_per_session)]
     jobs = [(root, seed, first_subject + k, images, knobs) for k in range(subjects)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = min(workers or cores, subjects)
     rows = {}
-    with tqdm(total=subjects * len(images), desc="synthetic faces", unit="pair") as bar:
-        for subject, made in finished(jobs, workers):
+    with only_writer(root), tqdm(total=subjects * len(images), desc="synthetic faces", unit="pair") as bar:
+        claim(root, settings)
+        for subject, made in spread(partial(nullcontext, make_subject), jobs, workers or cores()):
             rows[subject] = made
             bar.update(len(made))
-    frame = pd.DataFrame([row for subject in sorted(rows) for row in rows[subject]], columns=COLUMNS)
-    write_csv(root / "manifest.csv", frame)
+        frame = pd.DataFrame([row for subject in sorted(rows) for row in rows[subject]], columns=COLUMNS)
+        write_table(root / "manifest.csv", frame)
     return frame
 
 
-def check_counts(subjects, images_per_session, sessions, first_subject, seed, knobs):
+def check_counts(
+    subjects: int, images_per_session: int, sessions: int, first_subject: int, seed: int, knobs: Knobs
+) -> None:
     """Raise UserError for numbers that make no data set."""
     for name, value, low, high in [
         ("subjects", subjects, 1, 10_000 - first_subject),
@@ -66,18 +76,16 @@ def check_counts(subjects, images_per_session, sessions, first_subject, seed, kn
             raise UserError(f"synthetic faces: {name} is {value}: give a number from {low} to {high}")
 
 
-def claim(root, settings):
+def claim(root: Path, settings: dict) -> None:
     """Record the settings in root/dataset.json, or raise UserError where the folder holds something else."""
     record = root / "dataset.json"
-    root.mkdir(parents=True, exist_ok=True)
-    sweep(root)
     if not record.exists():
-        if any(root.iterdir()):
+        if any(root.glob("[!.]*")):
             raise UserError(f"{root}: holds other files and no dataset.json: give a new folder")
         write_json(record, settings)
         return
     try:
-        found = json.loads(record.read_text())
+        found = json.loads(record.read_text(encoding="utf-8"))
     except ValueError:
         found = None
     if found != settings:
@@ -86,33 +94,11 @@ def claim(root, settings):
         raise UserError(f"{record}: made with other settings ({other}): delete the folder or give a new one")
 
 
-def finished(jobs, workers):
-    """Yield (subject, rows) of each job as it is done, in this process or in `workers` spawned ones."""
-    if workers == 1:
-        yield from map(make_subject, jobs)
-        return
-    context = multiprocessing.get_context("spawn")  # fork is unsafe in a Jupyter kernel, which has threads
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=end_with_parent) as pool:
-        try:
-            for future in as_completed([pool.submit(make_subject, job) for job in jobs]):
-                yield future.result()
-        except BaseException:  # also an interrupt from the keyboard: the rest is not begun
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+def make_subject(job: tuple[Path, int, int, list[int], Knobs]) -> tuple[int, list[dict]]:
+    """Write the missing pairs of one person; returns the person's number and rows of the manifest.
 
-
-def end_with_parent():
-    """In a worker: end when the parent was killed, which the pool itself would not notice."""
-
-    def watch():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def make_subject(job):
-    """Write the missing pairs of one subject; returns (subject, rows of the manifest)."""
+    job: (root, seed, subject, numbers of the images, knobs).
+    """
     root, seed, subject, images, knobs = job
     rows = []
     for image in images:

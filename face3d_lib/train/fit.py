@@ -10,8 +10,6 @@ compute what one process would.
 import json
 import math
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -32,7 +30,9 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm.auto import tqdm
 
 from ..base.atomic import plain, write_json, write_text
+from ..base.environment import rank_and_world
 from ..base.errors import UserError
+from ..base.processes import PREEMPTING, stopping_signals
 from ..data.pack import Batch, Pack
 from .augment import Augmentation
 from .batches import epoch_batches, person_batches, train_batches
@@ -181,7 +181,7 @@ def check_training(objective: Objective, pack: Pack, train: LabelledRows, settin
     That is: fewer than two people, a batch of one pair, parallel branches without a loss, or an encoding that needs
     depth in another unit than the pack has.
     """
-    people, processes = len(np.unique(train[1])), int(os.environ.get("WORLD_SIZE", 1))
+    people, processes = len(np.unique(train[1])), rank_and_world()[1]
     if people < 2:
         raise UserError(f"{people} person to train on: nobody to be told apart from; add people")
     smallest = settings.batch_size if settings.per_person else len(train[0]) // steps_of(train, settings)
@@ -205,15 +205,11 @@ def stops_between_steps() -> Iterator[list[int]]:
     The first signal received takes its usual effect when the block has ended: no step is cut in two, and the block
     has time to save.
     """
-    signals, previous = [], {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            previous[number] = signal.signal(number, lambda number, frame: signals.append(number))
+    signals = []
     try:
-        yield signals
+        with stopping_signals(lambda number, frame: signals.append(number), PREEMPTING):
+            yield signals
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
         if signals:
             os.kill(os.getpid(), signals[0])
 
@@ -414,7 +410,7 @@ def make_accelerator(precision: str, device: str | None) -> Accelerator:
         precision = "bf16" if computes_bf16(on_cpu) else "float32"
     AcceleratorState._reset_state(True)  # accelerate would refuse other settings than those of its first instance
     accelerator = Accelerator(cpu=on_cpu, mixed_precision="bf16" if precision == "bf16" else "no")
-    if accelerator.num_processes != (wanted := int(os.environ.get("WORLD_SIZE", 1))):
+    if accelerator.num_processes != (wanted := rank_and_world()[1]):
         raise UserError(f"{wanted} processes were started and {accelerator.num_processes} joined: start with torchrun")
     return accelerator
 

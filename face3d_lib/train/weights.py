@@ -6,7 +6,6 @@ once which file to put where.
 """
 
 import hashlib
-import os
 import pickle
 import urllib.request
 from dataclasses import dataclass
@@ -20,9 +19,9 @@ from tqdm.auto import tqdm
 
 from ..base.atomic import replacing, sha256_of
 from ..base.errors import UserError
-from ..base.paths import ROOT
+from ..base.paths import folder_setting
 
-FOLDER = (ROOT / os.environ.get("FACE3D_WEIGHTS", "runs/weights")).resolve()  # a relative one: below the project
+FOLDER = folder_setting("FACE3D_WEIGHTS", "runs/weights")
 TIMEOUT = 10  # seconds for a connection, and for each part of an answer
 
 

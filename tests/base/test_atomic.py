@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from face3d_lib.base.atomic import replacing, require_space, sweep, write_bytes
+from face3d_lib.base.atomic import clear_leftovers, replacing, require_space, write_bytes
 from face3d_lib.base.errors import UserError
 
 OLD, NEW = b"old" * 1000, b"new" * 5000
@@ -136,7 +136,7 @@ def kill_while_writing(tmp_path: Path, times: int) -> None:
         assert path.stat().st_size == 20_000_000
         assert found.tolist() in ([said], [said + 1])  # the name may be there and the word not said yet
         leftovers += sum(1 for _ in tmp_path.glob(".new-*"))
-        sweep(tmp_path)
+        clear_leftovers(tmp_path)
         assert [p.name for p in tmp_path.iterdir()] == ["last.pt"]
         path.unlink()
     assert leftovers, "no kill fell into the writing"

@@ -23,6 +23,7 @@ from skimage.transform import warp as skimage_warp
 
 from face3d_lib.base.atomic import sha256_of
 from face3d_lib.base.errors import UserError
+from face3d_lib.base.processes import only_writer
 from face3d_lib.base.tables import read_table, write_table
 from face3d_lib.data import alignment, warp
 from face3d_lib.data.alignment import align_folder, align_pair, chunks_of
@@ -529,9 +530,9 @@ def test_order_and_number_of_processes_do_not_matter_and_a_killed_worker_is_one_
                     killed.set()
             time.sleep(0.05)
 
-    def wait_and_align(*arguments):  # or this process, which aligns too, might be done before
+    def wait_and_align(*arguments, **named):  # or this process, which aligns too, might be done before
         assert killed.wait(60)
-        return align_chunk(*arguments)
+        return align_chunk(*arguments, **named)
 
     killer = threading.Thread(target=kill_the_worker)
     killer.start()
@@ -666,7 +667,7 @@ def test_settings_are_checked_and_hashed(wrong):
 
 def test_one_writer_at_a_time(tmp_path):
     root, out = small_set(tmp_path / "in", people=1), tmp_path / "out"
-    with alignment._only_writer(out), pytest.raises(UserError, match="another process writes here"):
+    with only_writer(out), pytest.raises(UserError, match=rf"out: process {os.getpid()} is writing here"):
         run(root, out, AlignSettings("none"))
     run(root, out, AlignSettings("none"))
 

@@ -283,7 +283,6 @@ def test_a_run_from_command_line_to_record(desk):
     assert "pid" not in written
     assert not re.search(rf"/home/|/root|/tmp|{re.escape(socket.gethostname())}", json.dumps(written))
     assert sorted(path.name for path in folder.iterdir()) == [
-        ".lock",
         "90_specimen.ipynb",
         "metrics.json",
         "run.json",
@@ -359,7 +358,7 @@ def test_what_did_not_end_well_is_not_called_done(desk, death, capfd):
     assert written["status"] == status
     assert written["error"].startswith("In [4]: ")  # imports, parameters, injected parameters, the cell
     assert "\n" not in written["error"]
-    assert sorted(path.name for path in folder.iterdir()) == [".lock", "90_specimen.failed.ipynb", "run.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["90_specimen.failed.ipynb", "run.json"]
     failed = nbformat.read(folder / "90_specimen.failed.ipynb", as_version=4)
     last = failed.cells[-1]
     ran = last.execution_count is not None
@@ -534,7 +533,7 @@ def kill_at_random(desk: Path, times: int) -> None:
     process = start(desk, notebook, f"trial{times - 1}")  # neither a dead owner's lock nor its dying kernel matter
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
-    assert sorted(path.name for path in folder.iterdir()) == [".lock", "90_specimen.ipynb", "run.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["90_specimen.ipynb", "run.json"]
 
 
 def test_a_killed_runner_leaves_no_half_notebook(desk):
