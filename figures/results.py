@@ -17,7 +17,7 @@ PLACEHOLDER = re.compile(r"\{\{([\w.]+)(?::([^}]+))?\}\}")
 
 LABELS = {  # how the rows of the JSON files are called on the page
     "rgb": "RGB",
-    "depth": "depth",
+    "depth": "depth: normals and relative depth",
     "depth normals_depth": "depth: normals and relative depth",
     "depth normals": "depth: normals",
     "depth depth_angles": "depth: relative depth and angles",
@@ -55,6 +55,25 @@ LABELS = {  # how the rows of the JSON files are called on the page
     "adaface": "AdaFace",
     "magface": "MagFace",
 }
+
+TRANSFER = {  # the rows and columns of notebook 45
+    "rgb": "RGB",
+    "rgbd": "RGB-D, parallel branches",
+    "rgb + depth": "RGB and depth networks, embeddings concatenated",
+    "rank1": "unchanged",
+    "adapted": "whitened",
+    "turned, adapted": "turned and whitened",
+}
+ENCODINGS = {key.split()[1]: text.split(": ")[1] for key, text in LABELS.items() if key.startswith("depth ")}
+
+# columns of tables: heading -> key in the JSON files
+ACCURACY = {"closed-set accuracy": "accuracy"}
+VERIFICATION = {"EER": "eer", "TAR@FAR=0.01": "tar"}
+DEV_THRESHOLD = {"TAR at the dev threshold": "tar_at_dev_threshold", "FAR at the dev threshold": "far_at_dev_threshold"}
+RANK1 = {"rank-1": "rank1"}
+OPEN_SET = {"DIR at the dev threshold": "dir", "FAR at the dev threshold": "far"}
+BEST = {"closed-set accuracy": max, "EER": min, "TAR@FAR=0.01": max, "rank-1": max}
+DEMO = ("demo/40_evaluate_verification/roc.json", "demo/43_compare_modalities/designs.json")
 
 CAPTIONS = {  # number of the notebook and name of the figure: what the picture shows
     "00 pairs": "Synthetic pairs: colour above, depth below. White pixels have no depth reading.",
@@ -94,100 +113,121 @@ def load(path: str) -> dict | list:
     return json.loads((FIGURES / path).read_text(encoding="utf-8"))
 
 
-def by_name(rows: list[dict]) -> dict[str, dict]:
-    """Rows of a JSON file by the text in their first field."""
-    return {next(iter(row.values())): row for row in rows}
+def name_of(row: dict) -> str:
+    """The system, design or loss of a row: its first text, as the page calls it."""
+    name = next(value for value in row.values() if isinstance(value, str))
+    return LABELS.get(name.removesuffix("/30_train_softmax"), name)
 
 
 def rate(value: float | None, sign: str = "") -> str:
-    """A rate with three decimals and without the leading zero: .863, or +.122 with sign="+"."""
+    """A rate with three decimals and without the leading zero: .863, or +.122 with sign="+"; "" for None."""
     if value is None:
         return ""
     text = f"{value:{sign}.3f}"
     return text.replace("0.", ".", 1) if abs(value) < 0.9995 else text
 
 
-def interval(value: float, low: float, high: float, sign: str = "") -> str:
-    """A rate with its 95 % interval in brackets."""
-    return f"{rate(value, sign)} [{rate(low, sign)}, {rate(high, sign)}]"
+def cell(row: dict | None, key: str, sign: str = "") -> str:
+    """The rate `key` of a row, with its 95 % interval or its standard deviation over seeds where the row has one."""
+    if row is None or row.get(key) is None:
+        return ""
+    text = rate(row[key], sign)
+    if row.get(f"{key}_low") is not None:
+        return f"{text} [{rate(row[f'{key}_low'], sign)}, {rate(row[f'{key}_high'], sign)}]"
+    return f"{text} ± {rate(row[f'{key}_sd'])}" if row.get(f"{key}_sd") is not None else text
 
 
-def markdown(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+def markdown(head: list[str], rows: list[list[str]], *sources: str) -> str:
+    """A Markdown table and, below it, links to the JSON files that it was made from."""
+    lines = ["| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows)]
+    if sources:
+        lines += ["", "Numbers: " + ", ".join(f"[{path}]({path})" for path in sources)]
+    return "\n".join(lines)
 
 
-def bold_best(rows: list[list[str]], values: list[float], column: int, best=max) -> None:
-    """Set the best number of a column in bold, in place."""
-    for row, value in zip(rows, values, strict=True):
-        if value == best(values):
-            number, *rest = row[column].split(" ", 1)
-            row[column] = " ".join([f"**{number}**", *rest])
+def rate_table(rows: list[dict], first: str, columns: dict[str, str], *sources: str) -> str:
+    """A row for each system and a column for each rate, heading -> key; the best value of a column is bold."""
+    cells = [[name_of(row), *(cell(row, key) for key in columns.values())] for row in rows]
+    for column, (heading, key) in enumerate(columns.items(), start=1):
+        values = [row.get(key) for row in rows]
+        if heading not in BEST or None in values:
+            continue
+        for line, value in zip(cells, values, strict=True):
+            if value == BEST[heading](values):
+                number, *rest = line[column].split(" ", 1)
+                line[column] = " ".join([f"**{number}**", *rest])
+    return markdown([first, *columns], cells, *sources)
 
 
-def demo_table() -> str:
+def demo_table(*sources: str) -> str:
     """The systems of the demo: one row for each, with 95 % intervals where the notebooks computed them."""
-    curves = by_name(load("demo/40_evaluate_verification/roc.json"))
-    designs = {
-        LABELS[name]: row for name, row in by_name(load("demo/43_compare_modalities/designs.json")["summary"]).items()
-    }
-    designs["depth"] = designs.pop(LABELS["depth normals_depth"])
-    rows, found = [], []
-    for name, curve in curves.items():
-        design = designs[LABELS[name]]
-        eer = interval(curve["eer"], curve["eer_low"], curve["eer_high"])
-        tar = interval(curve["tar"], curve["tar_low"], curve["tar_high"])
-        found.append((design["accuracy"], curve["eer"], curve["tar"], design["rank1"]))
-        rows.append([LABELS[name], rate(design["accuracy"]), eer, tar, rate(design["rank1"])])
-    for column, best in ((1, max), (2, min), (3, max), (4, max)):
-        bold_best(rows, [values[column - 1] for values in found], column, best)
-    return markdown(["system", "closed-set accuracy", "EER", "TAR@FAR=0.01", "rank-1"], rows)
+    curves, designs = load(f"{DEMO[0]}"), load(f"{DEMO[1]}")["summary"]
+    by_name = {name_of(row): row for row in designs}
+    rows = [by_name[name_of(curve)] | curve for curve in curves]
+    return rate_table(rows, "system", ACCURACY | VERIFICATION | RANK1, *sources)
 
 
-def sweep_table(path: str, first: str, baseline: str, columns: list[str]) -> str:
-    """Means over seeds of every setting of a sweep, the baseline first, then by EER, and differences to the baseline."""
+def verification_table(run: str) -> str:
+    """Error rates of notebook 40, and what the thresholds that were chosen on dev people give on test people."""
+    path = f"{run}40_evaluate_verification/roc.json"
+    return rate_table(load(path), "system", VERIFICATION | DEV_THRESHOLD, path)
+
+
+def identification_table(run: str) -> str:
+    """Rates of notebook 41: closed set and open set."""
+    path = f"{run}41_evaluate_identification/cmc.json"
+    return rate_table(load(path), "system", RANK1 | OPEN_SET, path)
+
+
+def comparison_table(path: str, first: str, baseline: str, differences: tuple[str, ...]) -> str:
+    """Settings of a comparison, the baseline first, then by EER, with their differences to the baseline."""
     found = load(path)
     others = [row["setting"] for row in found["summary"] if row["setting"] != baseline]
-    differences = dict(zip(others, found["minus_baseline"], strict=True))
+    minus = dict(zip(others, found["minus_baseline"], strict=True))
     ordered = sorted(found["summary"], key=lambda row: (row["setting"] != baseline, row["eer"]))
-    rows = []
-    for row in ordered:
-        cells = [LABELS[row["setting"]], rate(row["accuracy"]), rate(row["eer"]), rate(row["rank1"])]
-        for what in columns:
-            difference = differences.get(row["setting"])
-            cell = interval(*(difference[f"{what}{end}"] for end in ("", "_low", "_high")), "+") if difference else ""
-            cells.append(f"**{cell}**" if difference and difference[f"{what}_shown"] else cell)
-        rows.append(cells)
-    for column, what, best in ((1, "accuracy", max), (2, "eer", min), (3, "rank1", max)):
-        bold_best(rows, [row[what] for row in ordered], column, best)
-    names = {"eer": "EER", "accuracy": "accuracy"}
-    differing = [f"{names[what]} minus {LABELS[baseline]}'s" for what in columns]
-    return markdown([first, "closed-set accuracy", "EER", "rank-1", *differing], rows)
+    table = rate_table(ordered, first, ACCURACY | VERIFICATION | RANK1)
+    head, rule, *rows = table.splitlines()
+    for key in differences:
+        head += f" {'EER' if key == 'eer' else key} minus {LABELS[baseline]}'s |"
+        rule += " --- |"
+        for place, row in enumerate(ordered):
+            text = cell(minus.get(row["setting"]), key, "+")
+            rows[place] += f" **{text}** |" if text and minus[row["setting"]][f"{key}_shown"] else f" {text} |"
+    return "\n".join([head, rule, *rows, "", f"Numbers: [{path}]({path})"])
+
+
+def nested_table(path: str, first: str, found: dict[str, dict], names: dict[str, str]) -> str:
+    """A row for each key of `found` and a column for each of its values; a list of three is a rate with its interval."""
+    keys = list(dict.fromkeys(key for row in found.values() for key in row))
+    rows = [[names.get(name, name), *(value_text(row.get(key)) for key in keys)] for name, row in found.items()]
+    return markdown([first, *(names.get(key, key) for key in keys)], rows, path)
 
 
 def recorded_table(name: str) -> str:
-    """The rows of recorded/<name>.json; a list of three numbers is a rate with its interval."""
-    rows = load(f"recorded/{name}.json")["rows"]
+    """The rows of recorded/<name>.json."""
+    path = f"recorded/{name}.json"
+    rows = load(path)["rows"]
     head = list(dict.fromkeys(key for row in rows for key in row))
-    return markdown(head, [[_cell(row.get(key)) for key in head] for row in rows])
+    return markdown(head, [[value_text(row.get(key)) for key in head] for row in rows], path)
 
 
-def _cell(value) -> str:
+def value_text(value: list[float] | float | int | str | None) -> str:
+    """A value of a JSON file as a cell: a list is a rate, with its interval when it has three numbers."""
     if isinstance(value, list):
-        return interval(*value) if len(value) == 3 else rate(value[0])
+        return rate(value[0]) if len(value) == 1 else f"{rate(value[0])} [{rate(value[1])}, {rate(value[2])}]"
     return rate(value) if isinstance(value, float) else "" if value is None else str(value)
 
 
 def bench_table(name: str) -> str:
     """The rates of bench/<name>.json: median, lowest and highest of the rounds."""
-    found = load(f"bench/{name}.json")
+    path = f"bench/{name}.json"
+    found = load(path)
     (unit,) = (key for key in found if key.endswith("_per_second"))
     rows = [
         [what, f"{value:,.1f}", f"{min(found['all'][what]):,.1f} to {max(found['all'][what]):,.1f}"]
         for what, value in found[unit].items()
     ]
-    return markdown(["what", f"{unit.replace('_', ' ')}, median", "range of the rounds"], rows)
+    return markdown(["what", f"{unit.replace('_', ' ')}, median", "range of the rounds"], rows, path)
 
 
 def pictures() -> str:
@@ -224,18 +264,16 @@ def numbers() -> dict[str, float]:
     named |= {f"demo.{part}": division[part] for part in ("train", "test", "dirty")}
     named["demo.pairs"] = load("demo/10_align_faces/landmark_error.json")["count"] + division["dirty"]
     named["demo.dirty_share"] = division["dirty"] / named["demo.pairs"]
-    found = load("demo/43_compare_modalities/designs.json")
-    demo = {LABELS[name]: row for name, row in by_name(found["summary"]).items()}
-    named |= {"demo.rgb_params_m": demo["RGB"]["params_m"], "demo.rgbd_params_m": demo[LABELS["rgbd"]]["params_m"]}
+    found = load(DEMO[1])
+    demo = {row["setting"]: row for row in found["summary"]}
+    named |= {"demo.rgb_params_m": demo["rgb"]["params_m"], "demo.rgbd_params_m": demo["rgbd parallel"]["params_m"]}
     others = [row["setting"] for row in found["summary"] if row["setting"] != "rgb"]
     rgbd = dict(zip(others, found["minus_baseline"], strict=True))["rgbd parallel"]
     named |= {f"demo.rgbd_minus_rgb{end}": rgbd[f"eer{end}"] for end in ("", "_low", "_high")}
-    designs = by_name(load("sweeps/designs.json")["summary"])
-    for short, setting in (("late", "late fusion"), ("parallel", "rgbd parallel"), ("two_branch", "rgbd two_branch")):
-        named[f"designs.{short}_saved"] = 1 - designs[setting]["eer"] / designs["rgb"]["eer"]
-    joined = [
-        1 - designs[f"rgbd {join}"]["eer"] / designs["rgb"]["eer"] for join in ("two_branch", "gated", "attention")
-    ]
+    designs = {row["setting"]: row for row in load("sweeps/designs.json")["summary"]}
+    saved = {name: 1 - row["eer"] / designs["rgb"]["eer"] for name, row in designs.items()}
+    joined = [saved[f"rgbd {join}"] for join in ("two_branch", "gated", "attention")]
+    named |= {"designs.late_saved": saved["late fusion"], "designs.parallel_saved": saved["rgbd parallel"]}
     named |= {"designs.joined_saved_least": min(joined), "designs.joined_saved_most": max(joined)}
     named |= {
         "designs.rgb_gflop": designs["rgb"]["gflop"],
@@ -246,9 +284,23 @@ def numbers() -> dict[str, float]:
 
 def tables() -> dict[str, str]:
     """Every table of the page, by placeholder."""
-    made = {"demo_table": demo_table(), "pictures": pictures()}
-    made["designs_table"] = sweep_table("sweeps/designs.json", "design", "rgb", ["eer", "accuracy"])
-    made["losses_table"] = sweep_table("sweeps/losses.json", "loss", "softmax", ["eer"])
+    made = {"demo_table": demo_table(*DEMO), "pictures": pictures()}
+    for name, run in (("demo", "demo/"), ("default", "")):
+        made[f"{name}_verification"], made[f"{name}_identification"] = (
+            verification_table(run),
+            identification_table(run),
+        )
+    made["designs_table"] = comparison_table("sweeps/designs.json", "design", "rgb", ("eer", "accuracy"))
+    made["losses_table"] = comparison_table("sweeps/losses.json", "loss", "softmax", ("eer", "accuracy"))
+    made["default_losses"] = comparison_table("39_compare_losses/losses.json", "loss", "softmax", ("eer", "accuracy"))
+    path = "45_transfer_depth/rank1.json"
+    made["default_transfer"] = nested_table(path, "system", load(path), TRANSFER)
+    path = "22_encode_depth/errors.json"
+    errors = load(path)
+    by_encoding = {
+        name: {error: moves[name] for error, moves in errors.items()} for name in next(iter(errors.values()))
+    }
+    made["default_errors"] = nested_table(path, "encoding", by_encoding, ENCODINGS)
     for path in sorted((FIGURES / "recorded").glob("*.json")):
         if "rows" in load(f"recorded/{path.name}"):
             made[f"{path.stem}_table"] = recorded_table(path.stem)

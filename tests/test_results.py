@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import re
+import statistics
 
 import pytest
 
@@ -16,114 +17,135 @@ spec.loader.exec_module(results)
 PAGE, README = (FIGURES / "README.md").read_text(), (ROOT / "README.md").read_text()
 MOST_WORDS = 1200  # of README.md
 RATE = re.compile(r"[+-]?(?:\d+)?\.\d{3}\b")
-RATES = {"closed-set accuracy": ["accuracy"], "rank-1": ["rank1"]}
-WITH_INTERVAL = {"EER": ["eer", "eer_low", "eer_high"], "TAR@FAR=0.01": ["tar", "tar_low", "tar_high"]}
+SYSTEMS = {  # heading of a column -> key in the JSON files; for rows of systems, designs and losses
+    "closed-set accuracy": "accuracy",
+    "EER": "eer",
+    "TAR@FAR=0.01": "tar",
+    "rank-1": "rank1",
+    "TAR at the dev threshold": "tar_at_dev_threshold",
+    "DIR at the dev threshold": "dir",
+}
+FAR = {"40": "far_at_dev_threshold", "41": "far"}  # one heading, by notebook
 
 
-def tables(text: str) -> list[list[dict[str, str]]]:
-    """Every Markdown table of `text` as rows: heading -> cell, without the marks of bold text."""
+def tables(text: str) -> list[tuple[str, list[dict[str, str]]]]:
+    """Every Markdown table of `text`: the JSON file named below it, and its rows as heading -> cell without bold."""
     found = []
-    for block in re.findall(r"(?:^\|.*\|\n)+", text.replace("**", ""), re.MULTILINE):
+    for block, source in re.findall(
+        r"((?:^\|.*\|\n)+)(?:\nNumbers: \[([^\]]+))?", text.replace("**", ""), re.MULTILINE
+    ):
         head, _, *rows = ([cell.strip() for cell in line.strip("|").split(" |")] for line in block.splitlines())
-        found.append([dict(zip(head, row, strict=True)) for row in rows])
+        found.append((source, [dict(zip(head, row, strict=True)) for row in rows]))
     return found
 
 
 def shows(cell: str, values: list[float]) -> bool:
     """Whether `cell` holds just these values, each rounded to three decimals."""
     shown = [float(text) for text in RATE.findall(cell)]
-    return len(shown) == len(values) and all(
-        abs(number - value) < 0.000501 for number, value in zip(shown, values, strict=True)
-    )
+    return len(shown) == len(values) and all(abs(a - b) < 0.000501 for a, b in zip(shown, values, strict=True))
 
 
-def table_with(text: str, first: str, *more: str) -> list[dict[str, str]]:
-    """The one table of `text` that has these headings, `first` at its beginning."""
-    (found,) = (t for t in tables(text) if next(iter(t[0])) == first and set(more) <= set(t[0]))
-    return found
+def with_spread(row: dict, key: str) -> list[float]:
+    """The rate `key` of a row, and its interval or its standard deviation over seeds where there is one."""
+    ends = [row.get(f"{key}{end}") for end in ("_low", "_high", "_sd")]
+    return [row[key], *(end for end in ends if end is not None)]
 
 
-def check_demo(text: str) -> None:
-    """The table of the demo in `text` against what notebooks 40 and 43 wrote."""
+def check_systems(shown: list[dict], rows: list[dict], notebook: str = "") -> None:
+    """Rows of systems in any order; cells of one heading each."""
+    by_label = {results.name_of(row): row for row in rows}
+    assert [*by_label] == [next(iter(cells.values())) for cells in shown] or len(by_label) == len(shown)
+    for cells in shown:
+        label, *_ = cells.values()
+        for heading, cell in [*cells.items()][1:]:
+            key = FAR[notebook] if heading == "FAR at the dev threshold" else SYSTEMS.get(heading)
+            if key is not None:
+                assert shows(cell, with_spread(by_label[label], key)), f"{label}, {heading}: {cell}"
+
+
+def check_demo(shown: list[dict]) -> None:
+    """The table of the demo against what notebooks 40 and 43 wrote about the same systems."""
     curves = results.load("demo/40_evaluate_verification/roc.json")
     designs = results.load("demo/43_compare_modalities/designs.json")["summary"]
-    shown = table_with(text, "system", "TAR@FAR=0.01")
-    assert len(shown) == len(curves)
-    for row, curve in zip(shown, curves, strict=True):
-        assert row["system"] == results.LABELS[next(iter(curve.values()))]
-        assert all(shows(row[name], [curve[key] for key in keys]) for name, keys in WITH_INTERVAL.items())
-        (design,) = (design for design in designs if design["eer"] == curve["eer"])
-        assert all(shows(row[name], [design[key] for key in keys]) for name, keys in RATES.items())
+    designs = {results.name_of(row): {key: row[key] for key in ("accuracy", "rank1")} for row in designs}
+    check_systems(shown, [curve | designs[results.name_of(curve)] for curve in curves])
 
 
-def check_sweep(text: str, name: str, first: str, baseline: str) -> None:
-    """A table of differences to a baseline against sweeps/<name>.json."""
-    found = results.load(f"sweeps/{name}.json")
-    others = iter(found["minus_baseline"])
-    expected = {row["setting"]: (row, None if row["setting"] == baseline else next(others)) for row in found["summary"]}
-    shown = table_with(text, first, "rank-1")
-    assert {row[first] for row in shown} == {results.LABELS[setting] for setting in expected}
-    by_label = {results.LABELS[setting]: pair for setting, pair in expected.items()}
-    for row in shown:
-        rates, difference = by_label[row[first]]
-        assert shows(row["EER"], [rates["eer"]])
-        assert all(shows(row[heading], [rates[key] for key in keys]) for heading, keys in RATES.items())
-        for heading in (heading for heading in row if " minus " in heading):
-            what = heading.split()[0].lower()
-            ends = [difference[f"{what}{end}"] for end in ("", "_low", "_high")] if difference else []
-            assert shows(row[heading], ends)
+def check_comparison(shown: list[dict], found: dict) -> None:
+    """Settings with their differences to the baseline, which is the first row."""
+    check_systems(shown, found["summary"])
+    baseline = next(iter(shown[0].values()))
+    labels = [results.name_of(row) for row in found["summary"]]
+    labels.remove(baseline)
+    minus = dict(zip(labels, found["minus_baseline"], strict=True))
+    for cells in shown:
+        for heading in (heading for heading in cells if " minus " in heading):
+            difference = minus.get(next(iter(cells.values())))
+            key = heading.split()[0].lower()
+            assert shows(cells[heading], with_spread(difference, key) if difference else []), cells
 
 
-def check_recorded(text: str, name: str) -> None:
-    """A table against the rows of recorded/<name>.json: same headings, same cells."""
-    rows = results.load(f"recorded/{name}.json")["rows"]
-    shown = table_with(text, *dict.fromkeys(key for row in rows for key in row))
-    assert len(shown) == len(rows)
-    for cells, row in zip(shown, rows, strict=True):
+def check_nested(shown: list[dict], found: dict, names: dict[str, str]) -> None:
+    """A table of a nested JSON object, whose rows and columns have other names on the page."""
+    original = {text: key for key, text in names.items()}
+    for cells in shown:
+        (_, label), *rest = cells.items()
+        for heading, cell in rest:
+            row, column = original.get(label, label), original.get(heading, heading)
+            value = found[row][column] if row in found else found[column][row]
+            assert shows(cell, value if isinstance(value, list) else [value]), (label, heading)
+
+
+def check_recorded(shown: list[dict], found: dict) -> None:
+    """The rows of a recorded measurement: same headings, same cells."""
+    assert len(shown) == len(found["rows"])
+    for cells, row in zip(shown, found["rows"], strict=True):
         for heading, cell in cells.items():
             value = row.get(heading)
             if isinstance(value, float | list):
-                assert shows(cell, value if isinstance(value, list) else [value])
+                assert shows(cell, value if isinstance(value, list) else [value]), (row, heading)
             else:
                 assert cell == ("" if value is None else str(value))
 
 
-def check_bench(text: str, name: str) -> None:
-    """A table of rates against bench/<name>.json, to the one decimal that it shows."""
-    rounds = results.load(f"bench/{name}.json")["all"]
-    (shown,) = (t for t in tables(text) if {row.get("what") for row in t} == set(rounds))
-    for row in shown:
-        median, low, high = (
-            float(n.replace(",", "")) for n in re.findall(r"[\d,]+\.\d", " ".join([*row.values()][1:]))
-        )
-        values = sorted(rounds[row["what"]])
-        expected = [values[len(values) // 2], values[0], values[-1]]
-        assert [median, low, high] == pytest.approx(expected, abs=0.0501)
+def check_bench(shown: list[dict], found: dict) -> None:
+    """Median, lowest and highest of the rounds, to the one decimal that the page shows."""
+    (medians,) = (rates for key, rates in found.items() if key.endswith("_per_second"))
+    for cells in shown:
+        what, *numbers = cells.values()
+        shown_numbers = [float(text.replace(",", "")) for text in re.findall(r"[\d,]+\.\d", " ".join(numbers))]
+        rounds = sorted(found["all"][what])
+        assert medians[what] == statistics.median(rounds)
+        assert shown_numbers == pytest.approx([medians[what], rounds[0], rounds[-1]], abs=0.0501)
 
 
-RECORDED = sorted(p.stem for p in FIGURES.glob("recorded/*.json") if "rows" in results.load(f"recorded/{p.name}"))
-BENCH = sorted(p.stem for p in FIGURES.glob("bench/*.json"))
-CHECKS = {
-    "demo": check_demo,
-    "designs": lambda text: check_sweep(text, "designs", "design", "rgb"),
-    "losses": lambda text: check_sweep(text, "losses", "loss", "softmax"),
-    **{name: lambda text, name=name: check_recorded(text, name) for name in RECORDED},
-    **{f"bench {name}": lambda text, name=name: check_bench(text, name) for name in BENCH},
-}
+def check(source: str, shown: list[dict]) -> None:
+    """A table of the page against the JSON file that it names."""
+    found, parts = results.load(source), source.split("/")
+    if parts[0] == "recorded":
+        check_recorded(shown, found)
+    elif parts[0] == "bench":
+        check_bench(shown, found)
+    elif "minus_baseline" in found:
+        check_comparison(shown, found)
+    elif parts[-1] == "errors.json":
+        check_nested(shown, found, results.ENCODINGS)
+    elif parts[-1] == "rank1.json":
+        check_nested(shown, found, results.TRANSFER)
+    elif "closed-set accuracy" in shown[0]:
+        check_demo(shown)
+    else:
+        check_systems(shown, found, parts[-2][:2])
 
 
-@pytest.mark.parametrize("name", CHECKS)
-def test_a_table_of_the_page_shows_its_json(name):
-    CHECKS[name](PAGE)
+@pytest.mark.parametrize(("source", "shown"), tables(PAGE))
+def test_a_table_of_the_page_shows_its_json(source, shown):
+    check(source, shown)
 
 
 def test_the_table_of_the_readme_shows_its_json():
-    check_demo(README)
-
-
-def test_every_table_is_checked():
-    assert len(tables(PAGE)) == len(CHECKS)
-    assert sum("EER" in table[0] for table in tables(README)) == 1
+    (shown,) = (shown for _, shown in tables(README) if "EER" in shown[0])
+    check_demo(shown)
 
 
 def test_page_and_readme_are_what_the_generator_writes():
@@ -154,8 +176,8 @@ def test_the_readme_is_short():
 
 
 def check_all(text: str) -> None:
-    for check in CHECKS.values():
-        check(text)
+    for source, shown in tables(text):
+        check(source, shown)
 
 
 def digits_changed(text: str) -> list[str]:
@@ -177,26 +199,33 @@ def test_every_changed_digit_of_a_table_is_seen():
             check_all(changed)
 
 
+NOT_IN_A_TABLE = {"params_m", "gflop", "threshold", "facts", "notes"}  # by design; some stand in the text
+
+
 def numbers_in(value, path=()) -> list[tuple]:
-    """The paths of all fractions in a JSON value that are shown with three decimals."""
-    if isinstance(value, dict):
-        return [place for key, inner in value.items() for place in numbers_in(inner, (*path, key))]
-    if isinstance(value, list):
-        return [place for key, inner in enumerate(value) for place in numbers_in(inner, (*path, key))]
+    """The paths of all fractions of a JSON value that a table shows."""
+    if isinstance(value, dict | list):
+        inner = value.items() if isinstance(value, dict) else enumerate(value)
+        return [place for key, v in inner if key not in NOT_IN_A_TABLE for place in numbers_in(v, (*path, key))]
     return [path] if isinstance(value, float) else []
 
 
-@pytest.mark.parametrize("name", RECORDED)
-def test_every_changed_number_of_a_recorded_json_is_seen(name, monkeypatch):
-    path, load = f"recorded/{name}.json", results.load
-    for place in numbers_in(load(path)["rows"]):
-        changed = copy.deepcopy(load(path))
-        inner = changed["rows"]
-        for key in place[:-1]:
-            inner = inner[key]
-        inner[place[-1]] += 0.005
-        monkeypatch.setattr(results, "load", lambda asked, changed=changed: changed if asked == path else load(asked))
+def changed(value, path: tuple):
+    """A copy of a JSON value with one number changed."""
+    value = copy.deepcopy(value)
+    inner = value
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] += max(0.005, abs(inner[path[-1]]) * 0.01)
+    return value
+
+
+@pytest.mark.parametrize("source", sorted({source for source, _ in tables(PAGE)}))
+def test_a_changed_number_of_a_json_is_seen(source, monkeypatch):
+    load, whole = results.load, results.load(source)
+    places = numbers_in(whole)
+    assert places
+    for place in places:
+        monkeypatch.setattr(results, "load", lambda path, p=place: changed(whole, p) if path == source else load(path))
         with pytest.raises(AssertionError):
-            CHECKS[name](PAGE)
-        assert results.page() != PAGE
-        monkeypatch.setattr(results, "load", load)
+            check_all(PAGE)
