@@ -1,44 +1,42 @@
-"""Weights that others have trained: where they are from, what they must hash to, and how they are read.
+"""Weights that others have trained: where they come from, which hash they must have, and how they are read.
 
-A file is downloaded once, when a network is asked to start from it, and only gets its name when its SHA-256 is
-the one written here; it is hashed again each time it is used. Nothing is retried: offline, the error says at
-once which file to put where.
+A file is downloaded once, by pooch, when a network is first asked to start from it. It gets its name only when its
+SHA-256 is the one written here, and it is hashed again each time it is used. A failed download is not retried: the
+error says at once which file to put where.
 """
 
-import hashlib
 import pickle
-import urllib.request
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 
 import torch
+from pooch import HTTPDownloader
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from tqdm.auto import tqdm
 
 from ..base.atomic import replacing, sha256_of
 from ..base.errors import UserError
 from ..base.paths import folder_setting
 
 FOLDER = folder_setting("FACE3D_WEIGHTS", "runs/weights")
-TIMEOUT = 10  # seconds for a connection, and for each part of an answer
+TIMEOUT_SECONDS = 10  # for the connection, and for each part of the answer
+UNREADABLE = (OSError, RuntimeError, ValueError, AttributeError, EOFError, SafetensorError, pickle.UnpicklingError)
 
 
 @dataclass(frozen=True)
 class Source:
-    """A released file; its name is the last part of the address."""
+    """A released file. Its name is the last part of its address."""
 
     url: str
     sha256: str  # of the whole file, in hexadecimal
-    about: str  # trained on what, licence
+    about: str  # what the network was trained on, who published it, and the licence
 
     @property
     def name(self) -> str:
         return self.url.rsplit("/", 1)[-1]
 
 
-# (init, backbone). torchvision writes the first 8 digits of the hash into the name; timm calls these tv_in1k
+# By (init, backbone). torchvision puts the first 8 digits of the hash into the file name; timm calls its files tv_in1k
 SOURCES = {
     ("imagenet", "resnet18"): Source(
         "https://download.pytorch.org/models/resnet18-f37072fd.pth",
@@ -59,10 +57,10 @@ SOURCES = {
 
 
 def locate(init: str | Path, backbone: str) -> Path:
-    """The file that `init` means: a released one by its name ("imagenet", "vggface2"), else a local path as it is.
+    """The file that `init` means: "imagenet" and "vggface2" name released files, anything else is a local path.
 
-    A released file lies in FOLDER, and is downloaded if it is not there. UserError: there are no such weights
-    for this backbone, the file is not the released one, or it cannot be downloaded.
+    A released file lies in FOLDER and is downloaded if it is not there. UserError: there are no such weights for this
+    backbone, the file is not the released one, or the download failed.
     """
     if init not in {name for name, _ in SOURCES}:
         return Path(init)
@@ -78,32 +76,21 @@ def locate(init: str | Path, backbone: str) -> Path:
 
 
 def download(source: Source, path: Path) -> None:
-    """Fetch `source` to `path`; nothing is left there unless it came whole and hashes right (UserError)."""
+    """Fetch `source` to `path`, once. UserError, and no file, unless all of it came and its hash is right."""
+    fetch = HTTPDownloader(progressbar=True, chunk_size=1 << 20, timeout=TIMEOUT_SECONDS)
     try:
         with replacing(path) as sibling:
-            kind, expected, size, sha256 = _receive(source, sibling)
-            if sha256 != source.sha256:
-                what = f"SHA-256 {sha256[:12]}..., {source.sha256[:12]}... expected"
-                what = f"{size} of {expected} bytes" if expected not in (None, size) else what
-                what = "a web page" if kind == "text/html" else what
-                raise UserError(f"{source.url}: what came is not the file ({what}): {_by_hand(source, path)}")
-    except (OSError, ValueError, HTTPException) as error:
-        reason = " ".join(str(getattr(error, "reason", error)).split())
+            fetch(source.url, str(sibling), pooch=None)
+            if (found := sha256_of(sibling)) != source.sha256:
+                reason = f"SHA-256 {found[:12]}..., {source.sha256[:12]}... expected; a login page of the network?"
+                raise UserError(
+                    f"{source.url}: what came is not the released file ({reason}): {_by_hand(source, path)}"
+                )
+    except (OSError, ValueError) as error:  # requests raises both
+        while error.__context__ is not None:  # down to what failed first, which says most in the fewest words
+            error = error.__context__
+        reason = " ".join(str(error).split())
         raise UserError(f"{source.url}: no download ({reason}): {_by_hand(source, path)}") from None
-
-
-def _receive(source: Source, target: Path) -> tuple[str, int | None, int, str]:
-    """Write what the address answers to `target`: its media type, size announced, size written and SHA-256."""
-    digest, written = hashlib.sha256(), 0
-    with urllib.request.urlopen(source.url, timeout=TIMEOUT) as answer, open(target, "wb") as file:
-        announced = int(answer.headers["Content-Length"]) if answer.headers["Content-Length"] else None
-        with tqdm(total=announced, desc=f"download {source.name}", unit="B", unit_scale=True) as bar:
-            while block := answer.read(1 << 20):
-                file.write(block)
-                digest.update(block)
-                written += len(block)
-                bar.update(len(block))
-        return answer.headers.get_content_type(), announced, written, digest.hexdigest()
 
 
 def _by_hand(source: Source, path: Path) -> str:
@@ -111,7 +98,10 @@ def _by_hand(source: Source, path: Path) -> str:
 
 
 def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in a local .safetensors file or PyTorch file, on the CPU; code in it is never run (UserError)."""
+    """The state dict in a local .safetensors file or PyTorch file, on the CPU. UserError: it cannot be read safely.
+
+    Code inside a file is never run.
+    """
     path = Path(path)
     try:
         state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
@@ -121,15 +111,7 @@ def read_state(path: Path) -> dict[str, torch.Tensor]:
         raise UserError(
             f"{path}: not there: put the weights there, or use init = 'scratch', 'imagenet' or 'vggface2'"
         ) from None
-    except (
-        OSError,
-        RuntimeError,
-        ValueError,
-        AttributeError,
-        EOFError,
-        SafetensorError,
-        pickle.UnpicklingError,
-    ) as error:
+    except UNREADABLE as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: no state dict that can be read safely ({reason}): use a .safetensors file") from None
     return state
