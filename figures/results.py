@@ -28,8 +28,8 @@ LABELS = {  # how the rows of the JSON files are called on the page
     "depth minmax": "depth: scaled from minimum to maximum (legacy)",
     "rgbd": "RGB-D, parallel branches",
     "rgbd parallel": "RGB-D, parallel branches",
-    "rgbd two_branch": "RGB-D, two branches joined by a layer",
-    "rgbd two_branch dropout": "RGB-D, two branches joined by a layer, modality dropout 0.3",
+    "rgbd joined": "RGB-D, two branches joined by a layer",
+    "rgbd joined dropout": "RGB-D, two branches joined by a layer, modality dropout 0.3",
     "rgbd attention": "RGB-D, attention over two branches",
     "rgbd gated": "RGB-D, gated sum of two branches",
     "rgbd depth_attention": "RGB-D, depth as attention on RGB",
@@ -272,12 +272,12 @@ def numbers() -> dict[str, float]:
     named |= {f"demo.rgbd_minus_rgb{end}": rgbd[f"eer{end}"] for end in ("", "_low", "_high")}
     designs = {row["setting"]: row for row in load("sweeps/designs.json")["summary"]}
     saved = {name: 1 - row["eer"] / designs["rgb"]["eer"] for name, row in designs.items()}
-    joined = [saved[f"rgbd {join}"] for join in ("two_branch", "gated", "attention")]
+    joined = [saved[f"rgbd {join}"] for join in ("joined", "gated", "attention")]
     named |= {"designs.late_saved": saved["late fusion"], "designs.parallel_saved": saved["rgbd parallel"]}
     named |= {"designs.joined_saved_least": min(joined), "designs.joined_saved_most": max(joined)}
     named |= {
         "designs.rgb_gflop": designs["rgb"]["gflop"],
-        "designs.dropout_eer": designs["rgbd two_branch dropout"]["eer"],
+        "designs.dropout_eer": designs["rgbd joined dropout"]["eer"],
     }
     return named
 

@@ -14,9 +14,9 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
     "data": ["pairs", "decoding", "faces", "warp", "alignment_table", "depth_check", "alignment", "splits", "pack"],
     "train": [
         *["encodings", "draws", "augment", "batches", "weights", "backbones", "fusion", "embedder"],
-        *["losses", "objective", "closed_set", "model_files", "checkpoint", "fit"],
+        *["losses", "objective", "closed_set", "training_data", "model_files", "checkpoint", "fit"],
     ],
-    "evaluate": ["embed", "scores", "metrics", "intervals", "compare", "pictures", "figures"],
+    "evaluate": ["embed", "scores", "metrics", "intervals", "compare", "rating", "pictures", "figures"],
     "serve": ["gallery"],
 }
 FLOW = [f"{room}.{name}" for room, names in ROOMS.items() for name in names] + ["cli"]

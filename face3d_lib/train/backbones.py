@@ -1,4 +1,4 @@
-"""Networks that turn an image into a feature map, and how their first layer takes other channels than colour."""
+"""Backbones: networks that turn an image into a feature map, and whose first layer can take more than three channels."""
 
 from pathlib import Path
 
@@ -11,28 +11,29 @@ from torch import nn
 from ..base.errors import UserError
 from .weights import locate, read_state
 
-# A ResNet-10 of half width with a stem of three small convolutions: 1.2 M parameters, and 0.5 M in the neck
+# A ResNet-10 of half width with a stem of three small convolutions: 1.2 million parameters, and 0.5 in the neck
 SMALL = {"layers": (1, 1, 1, 1), "channels": (32, 64, 128, 256), "stem_type": "deep", "stem_width": 16}
-GRID = 4  # the last feature map is averaged to 4 x 4 places: aligned faces have each part at its own place
+GRID = 4  # a neck averages the last feature map to 4 x 4 places, because eyes, nose and mouth lie at fixed places
 
 
 class Facenet(nn.Sequential):
     """InceptionResnetV1 of facenet-pytorch: `forward_features` gives its last feature map (B, 1792, h, w).
 
-    Its own pooling, linear layer and normalisation (512 dimensions) become the neck of a branch of that size.
+    Its own pooling, linear layer and normalisation become the neck of a branch with embeddings of 512 dimensions.
     """
 
-    num_features, smallest = 1792, 75  # px: below, no place is left of the feature map
+    num_features = 1792
+    smallest = 75  # px: the feature map of a smaller image would be empty
     own_neck = ("avgpool_1a", "last_linear", "last_bn")
 
     def __init__(self):
         super().__init__()
         for name, layer in InceptionResnetV1().named_children():
             self.add_module(name, layer)
-        del self.dropout  # .6 before the linear layer when it was trained; it has no weights
+        del self.dropout  # before the linear layer, 0.6 when the released weights were trained; it has no weights
 
     def take_neck(self) -> nn.Sequential:
-        """Pooling, linear layer and normalisation, which are no longer part of this module then."""
+        """Remove pooling, linear layer and normalisation from this module, and return them."""
         pool, linear, norm = (getattr(self, name) for name in self.own_neck)
         for name in self.own_neck:
             delattr(self, name)
@@ -47,16 +48,17 @@ class Facenet(nn.Sequential):
 
 
 def grid_of(backbone: nn.Module) -> int:
-    """Places along a side to which a neck averages: facenet was trained with the mean of all places."""
+    """The number of places along a side to which a neck averages: 1 for facenet, which was trained so, else GRID."""
     return 1 if isinstance(backbone, Facenet) else GRID
 
 
 def make_backbone(name: str, channels: int, init: str | Path = "scratch", depth_stem: str | None = None) -> nn.Module:
-    """A network without its classifier for images of `channels` channels; init: as for an `Embedder`.
+    """A network without its classifier for images of `channels` channels.
 
-    depth_stem: channels are colour and then depth, and the three-channel network's stem is widened so (see
-    `widen_stem`). None: there is one modality. From scratch the stem is then drawn for its channels; else the
-    colour filters are taken as they are for three channels, and their mean for each of another number.
+    init: the weights to start from, as for `Embedder`. depth_stem: given where the channels are those of colour and
+    then those of depth; the first layer of the three-channel network is then widened as `widen_stem` says. With None
+    the image shows one modality: from scratch its first layer is drawn for `channels` channels; released weights keep
+    their colour filters for three channels, and for any other number each channel gets the mean of the colour filters.
     """
     if init == "scratch" and depth_stem is None:
         return _new_backbone(name, channels)
@@ -82,11 +84,12 @@ def _new_backbone(name: str, channels: int) -> nn.Module:
 
 
 def widen_stem(backbone: nn.Module, channels: int, start: str = "mean", kept: int = 3) -> None:
-    """Let a three-channel network take `channels` channels; the first `kept` keep their filters.
+    """Make a three-channel network take `channels` channels, of which the first `kept` keep their filters.
 
-    start, of the others: "mean" of the colour filters; "zero", with which the network begins as the colour
-    network; "fresh", as in 2019: the whole first layer is drawn anew, colour too, and what it had learnt is
-    lost. timm instead repeats R, G, B, R and scales all by 3/4, which changes what colour alone gives.
+    start, the filters of the other channels: "mean" is the mean of the colour filters. "zero" is 0, so that the network
+    starts as the colour network. "fresh", as in the legacy recipe, draws the whole first layer anew, colour included,
+    which loses what it had learnt. (timm repeats R, G, B, R and scales all by 3/4, which changes the network's answer
+    to colour.)
     """
     conv = next(module for module in backbone.modules() if isinstance(module, nn.Conv2d))
     weight = conv.weight.detach()
@@ -101,9 +104,10 @@ def widen_stem(backbone: nn.Module, channels: int, start: str = "mean", kept: in
 
 
 def load_backbone(backbone: nn.Module, path: Path) -> None:
-    """Fill a three-channel backbone from a local state dict; a classifier is left out, all else must fit.
+    """Fill a three-channel backbone from the state dict in `path`. UserError: names or shapes do not fit.
 
-    Counts of batches, which old files lack and nothing here reads, are not asked for.
+    The weights of a classifier are ignored. The counters of batches (num_batches_tracked) may be missing, because old
+    files lack them and nothing here reads them.
     """
     state = {key: value for key, value in read_state(path).items() if not key.startswith(("fc.", "logits."))}
     expected = backbone.state_dict()

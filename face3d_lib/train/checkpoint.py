@@ -1,4 +1,4 @@
-"""Checkpoints: all that a training needs to go on, whole or not at all."""
+"""Checkpoints: everything that a training needs to resume, written whole or not at all."""
 
 import hashlib
 import io
@@ -15,25 +15,25 @@ from ..base.atomic import require_space, write_bytes
 from ..base.errors import UserError
 from .losses import describe
 
-DIGEST = 32  # bytes of SHA-256 at the end of a checkpoint
+DIGEST_BYTES = 32  # length of the SHA-256 at the end of a checkpoint
 
 
 @dataclass
 class State:
-    """Where a run is and what it has seen, in plain numbers, which weights_only loading accepts."""
+    """How far a training has come, in plain numbers, because `torch.load(weights_only=True)` accepts only these."""
 
     epoch: int = 0
-    step: int = 0  # of this epoch
-    totals: tuple = (0.0, 0.0, 0.0)  # of this epoch: loss x pairs, pairs recognised, pairs
-    seconds: float = 0.0  # of this epoch
-    waited: float = 0.0  # of these, for data
-    best: float = -1.0
+    step: int = 0  # steps taken in this epoch
+    totals: tuple = (0.0, 0.0, 0.0)  # sums over this epoch: loss x pairs, pairs recognised, pairs
+    seconds: float = 0.0  # spent on this epoch
+    waited: float = 0.0  # seconds of these spent waiting for data
+    best: float = -1.0  # the highest accuracy on evaluation pictures so far
     history: list = field(default_factory=list)
 
     def close_epoch(self, eval_accuracy: float, lr: float, watched: dict) -> dict:
-        """The history's row of the epoch just done; the state moves to the start of the next."""
+        """Add the row of the epoch that has just ended to the history, return it, and move on to the next epoch."""
         loss, right, n = self.totals
-        best = not eval_accuracy < self.best  # without an accuracy (NaN) the last epoch is the best
+        best = not eval_accuracy < self.best  # NaN, without evaluation pictures: the last epoch is the best
         row = {"epoch": self.epoch + 1, "loss": loss / n, "train_accuracy": right / n if right >= 0 else math.nan}
         row |= {"eval_accuracy": eval_accuracy, "lr": lr, "images_per_second": n / self.seconds}
         row |= {"data_share": self.waited / self.seconds, "seconds": self.seconds, "best": best, **watched}
@@ -45,7 +45,7 @@ class State:
 
 
 def identify(objective, pack, train, evaluation, settings, augmentation) -> dict:
-    """What has to agree for a run to be resumed: name -> plain value."""
+    """What has to agree before a training is resumed, as plain values by name."""
 
     def digest(array):
         return hashlib.sha256(np.ascontiguousarray(array, dtype=np.int64).tobytes()).hexdigest()[:16]
@@ -65,22 +65,22 @@ def identify(objective, pack, train, evaluation, settings, augmentation) -> dict
 
 
 def code_digest() -> str:
-    """Of the files that decide what a step does."""
+    """A hash of the files that decide what a step does."""
     here = Path(__file__).parent
     files = [here.parent / "data" / "pack.py", *sorted(here.glob("*.py"))]
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
 def save_checkpoint(path: Path, objective, optimizer, identity: dict, state: State) -> None:
-    """All that a run needs to go on, whole or not at all."""
+    """Write everything that a training needs to resume, whole or not at all."""
     parts = {"objective": objective.state_dict(), "optimizer": optimizer.state_dict()}
     write_checkpoint(path, parts | {"identity": identity, "state": asdict(state)})
 
 
 def write_checkpoint(path: Path, content: dict) -> None:
-    """`content` as torch.save writes it, with the SHA-256 of these bytes behind; UserError where the disk is full.
+    """Write `content` as torch.save does, followed by the SHA-256 of these bytes. UserError: the disk is full.
 
-    The file that stood there before is whole until the new one is.
+    An older file of that name stays whole until the new one is complete.
     """
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -96,10 +96,10 @@ def write_checkpoint(path: Path, content: dict) -> None:
 
 
 def read_checkpoint(path: Path) -> dict:
-    """What `write_checkpoint` wrote, on the CPU; UserError where a byte differs."""
+    """What `write_checkpoint` wrote, on the CPU. UserError: the file is missing or a byte of it differs."""
     try:
         data = path.read_bytes()
-        data, digest = data[:-DIGEST], data[-DIGEST:]
+        data, digest = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
         if hashlib.sha256(data).digest() != digest:
             raise RuntimeError("its SHA-256 is not the one written with it: cut or altered")
         return torch.load(io.BytesIO(data), "cpu", weights_only=True)
@@ -109,7 +109,10 @@ def read_checkpoint(path: Path) -> dict:
 
 
 def load_checkpoint(path: Path, objective, optimizer, identity: dict) -> State:
-    """Fill objective and optimizer from `path` and return where the run was; a fresh State when there is no file."""
+    """Fill objective and optimizer from `path` and return the state of the training; a new State where there is no file.
+
+    UserError: the file cannot be read, or belongs to a training with another `identity`; the message lists what differs.
+    """
     if not path.exists():
         return State()
     saved = read_checkpoint(path)

@@ -1,9 +1,8 @@
-"""The network that turns pairs into embeddings, and its files: a safetensors file with a card that says what
-it is.
+"""The network that turns RGB-D pairs into embeddings.
 
-Backbones are timm's, and InceptionResnetV1 of facenet-pytorch. Colour, depth, or both enter; resizing,
-normalisation of colours and encoding of depth are part of the network, so a model is never fed with pixels
-prepared another way.
+Its backbones are those of timm, and InceptionResnetV1 of facenet-pytorch. It takes colour, depth, or both. Resizing,
+normalisation of colours and encoding of depth are part of the network, so that a trained model always sees pixels
+prepared in the same way.
 """
 
 from dataclasses import dataclass, fields
@@ -19,25 +18,28 @@ from ..base.errors import UserError
 from ..data.pack import Batch
 from .backbones import Facenet, grid_of, make_backbone
 from .encodings import ENCODINGS
-from .fusion import JOINS, make_neck, only
+from .fusion import FUSIONS, make_neck, zero_absent
 
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # mean and deviation, as the networks of timm expect
-FACENET = (0.5, 0.5, 0.5), (128 / 255, 128 / 255, 128 / 255)  # (x - 127.5) / 128, as facenet-pytorch does
+IMAGENET = (
+    (0.485, 0.456, 0.406),
+    (0.229, 0.224, 0.225),
+)  # mean and standard deviation of each colour, as networks of timm expect
+FACENET = (0.5, 0.5, 0.5), (128 / 255, 128 / 255, 128 / 255)  # facenet-pytorch computes (x - 127.5) / 128
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What has to be known to build the network again; UserError where a value does not exist or fit."""
+    """What has to be known to build the network again. UserError: a value is unknown or does not fit the others."""
 
     modality: Literal["rgb", "depth", "rgbd"] = "rgb"
     backbone: Literal["small", "resnet18", "resnet50", "facenet"] = "small"
-    encoding: str = "normals_depth"  # of depth: a name in depth.ENCODINGS
-    # of rgbd; others have one branch anyway. early: channels stacked in one branch; the rest: fusion.py
-    fusion: Literal["parallel", "two_branch", "early", "gated", "attention", "depth_attention"] = "parallel"
-    embedding_size: int = 128  # in parallel, half of it for each branch
-    depth_stem: Literal["mean", "zero", "fresh"] = "mean"  # first filters of depth in early fusion: `widen_stem`
-    modality_dropout: float = 0.0  # share of training pairs that lack colour or, as often, depth
-    input_size: int = 0  # px, to which crops are resized; 0: as they are
+    encoding: str = "normals_depth"  # how depth enters the network: a name in encodings.ENCODINGS
+    # only for modality rgbd. early: colour and depth are channels of one branch; the other designs stand in fusion.py
+    fusion: Literal["parallel", "joined", "early", "gated", "attention", "depth_attention"] = "parallel"
+    embedding_size: int = 128  # dimensions; with fusion parallel, half of them come from each branch
+    depth_stem: Literal["mean", "zero", "fresh"] = "mean"  # first filters of depth with fusion early: see `widen_stem`
+    modality_dropout: float = 0.0  # share of training pairs from which colour or, equally often, depth is withheld
+    input_size: int = 0  # px to which crops are resized; 0: they stay as they are
 
     def __post_init__(self):
         for field in fields(self):
@@ -51,13 +53,13 @@ class Architecture:
             raise UserError(f"embedding_size = {self.embedding_size}: an even number expected for fusion = parallel")
         if self.modality_dropout and (self.modality != "rgbd" or self.fusion in ("depth_attention", "parallel")):
             raise UserError(
-                "modality_dropout: only for modality rgbd, and neither where depth merely guides colour nor where "
-                "parallel branches learn alone anyway: use 0, or another fusion"
+                "modality_dropout is for modality rgbd, and neither for fusion depth_attention, which cannot recognise "
+                "by depth alone, nor for fusion parallel, whose branches never meet: use 0, or another fusion"
             )
 
 
 class Branch(nn.Module):
-    """A backbone and its neck: (B, channels, H, W) -> feature map (B, C, h, w) and embedding (B, D)."""
+    """A backbone and its neck: maps an image (B, channels, H, W) to a feature map (B, C, h, w) and an embedding (B, D)."""
 
     def __init__(self, backbone: nn.Module, embedding_size: int):
         super().__init__()
@@ -72,16 +74,18 @@ class Branch(nn.Module):
 
 
 class Embedder(nn.Module):
-    """Pairs -> embeddings (B, D), not normalised.
+    """A network that maps a batch of B pairs to embeddings (B, D), which are not normalised.
 
-    Where there are two branches, `branches` also gives each alone, so that a loss on each keeps the stronger
-    modality from silencing the weaker one. A pair whose colour, or whose depth, is all 0 lacks it: the joint
-    embedding then depends on the other modality alone. A network serves such pairs well if its branches are
-    parallel, or if it was trained with modality dropout, which hides one modality of some pairs, by torch's global
-    generator, when training.
-    init: "scratch"; "imagenet" (resnet18, resnet50) or "vggface2" (facenet), see weights.py; or a local state
-    dict (.safetensors, .pth) of the three-channel backbone. Every branch starts from it. UserError lists what
-    does not fit.
+    With two branches, `branches` also gives the embedding of each, so that a loss on each branch keeps the stronger
+    modality from silencing the weaker one.
+
+    A pair whose colour or whose depth is 0 everywhere lacks that modality, and its embedding depends on the other one
+    alone. A network serves such pairs well if its branches are parallel, or if it was trained with modality dropout,
+    which withholds one modality from some training pairs (drawn by torch's global generator).
+
+    init: the weights that every branch starts from. "scratch" draws them; "imagenet" (resnet18, resnet50) and
+    "vggface2" (facenet) are released weights, see weights.py; anything else is a local file (.safetensors, .pth) with
+    the state dict of the three-channel backbone. UserError: the weights do not fit the backbone.
     """
 
     def __init__(self, architecture: Architecture, init: str | Path = "scratch"):
@@ -95,16 +99,17 @@ class Embedder(nn.Module):
         channels = {"rgb": [3], "depth": [n], "rgbd": [3 + n] if early else [3, n]}[a.modality]
         stem = a.depth_stem if early else None
         backbones = (make_backbone(a.backbone, c, init, stem) for c in channels)
-        size = a.embedding_size // (JOINS[a.fusion].parts if len(channels) > 1 else 1)
+        size = a.embedding_size // (FUSIONS[a.fusion].parts if len(channels) > 1 else 1)
         self.branch = nn.ModuleList(Branch(backbone, size) for backbone in backbones)
         if len(channels) > 1:
             backbone = self.branch[0].backbone
-            self.join = JOINS[a.fusion](backbone.num_features, a.embedding_size, grid_of(backbone))
+            self.fusion = FUSIONS[a.fusion](backbone.num_features, a.embedding_size, grid_of(backbone))
 
-    def inputs(self, batch: Batch, here: torch.Tensor | None = None) -> list[torch.Tensor]:
-        """One image (B, channels, H, W) float32 for each branch; where channels are stacked, 0 for what is not `here`.
+    def inputs(self, batch: Batch, present: torch.Tensor | None = None) -> list[torch.Tensor]:
+        """One image (B, channels, H, W) float32 for each branch.
 
-        here: what `present` gave.
+        present: (B, 2) bool, which of colour and depth each pair has; from `present_modalities`. It is used where
+        colour and depth are channels of one branch: a channel that a pair lacks is 0.
         """
         parts = []
         if self.architecture.modality != "depth":
@@ -113,42 +118,47 @@ class Embedder(nn.Module):
             encode = ENCODINGS[self.architecture.encoding].function
             parts.append(self.resize(encode(batch.depth, batch.depth_per_px)))
         if len(self.branch) < len(parts):
-            parts = [torch.cat([only(part, here[:, i]) for i, part in enumerate(parts)], 1)]
+            parts = [torch.cat([zero_absent(part, present[:, i]) for i, part in enumerate(parts)], 1)]
         return [part.contiguous(memory_format=torch.channels_last) for part in parts]
 
     def resize(self, image: torch.Tensor) -> torch.Tensor:
-        """To input_size px, bilinear, smoothed where it shrinks. Depth is encoded before: holes do not blend."""
+        """`image` (B, C, H, W) resized to input_size px, bilinear and antialiased.
+
+        Depth is encoded before it is resized, so that holes do not blend with readings.
+        """
         size = self.architecture.input_size
         if size in (0, image.shape[-1]) and size in (0, image.shape[-2]):
             return image
         return F.interpolate(image, (size, size), mode="bilinear", antialias=True)
 
-    def present(self, batch: Batch) -> torch.Tensor:
-        """(B, 2) bool: which pairs have colour, which have depth, less what modality dropout hides in training."""
-        here = torch.stack([batch.rgb.amax((1, 2, 3)) > 0, batch.depth.amax((1, 2, 3)) > 0], 1)
+    def present_modalities(self, batch: Batch) -> torch.Tensor:
+        """(B, 2) bool: which of colour and depth each pair has, without what modality dropout withholds in training."""
+        present = torch.stack([batch.rgb.amax((1, 2, 3)) > 0, batch.depth.amax((1, 2, 3)) > 0], 1)
         share = self.architecture.modality_dropout
         if not (self.training and share):
-            return here
-        draw = torch.rand(len(batch), 1, device=here.device)
-        left = here & torch.cat([draw >= share / 2, (draw < share / 2) | (draw >= share)], 1)
-        return torch.where(left.any(1, keepdim=True), left, here)  # nothing is taken from a pair that has no more
+            return present
+        draw = torch.rand(len(batch), 1, device=present.device)
+        left = present & torch.cat([draw >= share / 2, (draw < share / 2) | (draw >= share)], 1)
+        return torch.where(left.any(1, keepdim=True), left, present)  # a pair keeps the only modality that it has
 
     def branches(self, batch: Batch) -> list[torch.Tensor]:
-        """The embedding (B, D), then the embedding of each branch alone where there are several."""
-        here = self.present(batch) if self.architecture.modality == "rgbd" else None
-        found = [branch(image) for branch, image in zip(self.branch, self.inputs(batch, here), strict=True)]
+        """The embedding (B, D) and then, where there are two branches, the embedding of each (B, D)."""
+        present = self.present_modalities(batch) if self.architecture.modality == "rgbd" else None
+        found = [branch(image) for branch, image in zip(self.branch, self.inputs(batch, present), strict=True)]
         maps, single = zip(*found, strict=True)
-        return [*single] if len(single) == 1 else [self.join(maps, single, here), *self.join.alone(single)]
+        if len(single) == 1:
+            return [*single]
+        return [self.fusion(maps, single, present), *self.fusion.branch_embeddings(single)]
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """(B, D) embeddings."""
+        """The embeddings (B, D)."""
         return self.branches(batch)[0]
 
 
 def count(embedder: Embedder, size: int = 112) -> tuple[int, int]:
-    """Parameters, and floating point operations for one pair of size x size px.
+    """(number of parameters, floating point operations for one pair of size x size px).
 
-    Two for each multiply-add of convolutions and matrix products, which are nearly all there are.
+    A multiply-add counts as two operations. Convolutions and matrix products are counted, which are nearly all.
     """
     device, training = embedder.mean.device, embedder.training
     rgb = torch.ones(1, 3, size, size, dtype=torch.uint8, device=device)

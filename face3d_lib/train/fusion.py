@@ -1,42 +1,50 @@
-"""How two branches become one embedding.
+"""Designs that make one embedding of two branches, one for colour and one for depth.
 
-Each design is built by (features, embedding_size, grid) and called with (maps, embeddings, here) -> (B, D):
-maps, the last feature maps (B, C, h, w) of colour and of depth, C = features; embeddings, (B, D / parts) of each
-branch alone; here, (B, 2) bool, which of the two a pair has. What a pair lacks has no influence, whatever its values.
+Each design is a `Fusion`: built by (features, embedding_size, grid) and called with (maps, embeddings, present), it
+returns the joint embedding (B, D).
+
+- features: channels C of a branch's last feature map; grid: places along a side to which a neck averages such a map.
+- maps: the last feature maps of colour and of depth, each (B, C, h, w).
+- embeddings: the embeddings of the two branches, each (B, D / parts).
+- present: (B, 2) bool, which of colour and depth each pair has. A modality that a pair lacks has no influence on the
+  result, whatever values its branch gave.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 
 def make_neck(features: int, embedding_size: int, grid: int) -> nn.Sequential:
-    """(B, features, h, w) -> (B, D)."""
+    """A module that maps a feature map (B, features, h, w) to embeddings (B, embedding_size)."""
     linear = nn.Linear(features * grid**2, embedding_size, bias=False)
     return nn.Sequential(nn.AdaptiveAvgPool2d(grid), nn.Flatten(), linear, nn.BatchNorm1d(embedding_size))
 
 
-def only(values: torch.Tensor, here: torch.Tensor) -> torch.Tensor:
-    """`values` (B, ...) where `here` (B,), else 0, whatever was there."""
-    return torch.where(here.view(-1, *[1] * (values.ndim - 1)), values, 0)
+def zero_absent(values: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+    """`values` (B, ...) with the rows set to 0, NaN included, where `present` (B,) bool is False."""
+    return torch.where(present.view(-1, *[1] * (values.ndim - 1)), values, 0)
 
 
-class Join(nn.Module):
-    """What the designs share."""
+class Fusion(nn.Module):
+    """What the designs have in common."""
 
-    parts = 1  # of which a branch's own embedding is one
-    trains_branches = True  # the joint loss does; else each branch has nothing but the loss of its own
+    parts = 1  # the joint embedding is this many times as long as that of a branch
+    trains_branches = True  # whether gradients of the joint loss reach the branches
 
-    def alone(self, embeddings) -> list[torch.Tensor]:
-        """(B, D) for the loss that each branch has of its own."""
+    def branch_embeddings(self, embeddings: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Each branch's embedding as (B, D), for the loss that the branch has of its own."""
         return [*embeddings]
 
 
-class Parallel(Join):
-    """Both embeddings, each of half the size, side by side: fused late, as two networks that never meet, yet one model.
+class Parallel(Fusion):
+    """Two branches that never meet: their embeddings, each of half the size, are concatenated.
 
-    The joint loss trains its own weights alone: a branch learns from the loss on itself. The cosine of two pairs is the
-    sum of the branches' cosines, weighted by the lengths of their embeddings. What a pair lacks is 0, and adds nothing:
-    against a complete pair its cosine is lower, so such comparisons want a threshold of their own.
+    This is late fusion within one model. The joint loss updates only its own weights; gradients do not reach the
+    branches, and each branch learns from a loss of its own. The cosine of two pairs is a sum of the branches
+    cosines, weighted by the lengths of their embeddings. A modality that a pair lacks contributes 0, so the pair's
+    cosine to a complete pair is lower, and such comparisons need a threshold of their own.
     """
 
     parts = 2
@@ -45,26 +53,29 @@ class Parallel(Join):
     def __init__(self, features: int, embedding_size: int, grid: int):
         super().__init__()
 
-    def alone(self, embeddings):
-        """Each twice: of the joint size, with the same cosines, and no weight of a loss without its use."""
+    def branch_embeddings(self, embeddings: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Each branch's embedding twice in a row.
+
+        It then has the size that the loss expects, cosines stay the same, and every weight of the loss is used.
+        """
         return [torch.cat([embedding, embedding], 1) for embedding in embeddings]
 
-    def forward(self, maps, embeddings, here):
-        return torch.cat([only(e.detach(), here[:, i]) for i, e in enumerate(embeddings)], 1)
+    def forward(self, maps, embeddings, present):
+        return torch.cat([zero_absent(e.detach(), present[:, i]) for i, e in enumerate(embeddings)], 1)
 
 
-class Concatenation(Join, nn.Sequential):
-    """A linear layer over both embeddings."""
+class Joined(Fusion, nn.Sequential):
+    """Two branches joined by a linear layer over both embeddings."""
 
     def __init__(self, features: int, embedding_size: int, grid: int):
         super().__init__(nn.Linear(2 * embedding_size, embedding_size, bias=False), nn.BatchNorm1d(embedding_size))
 
-    def forward(self, maps, embeddings, here):
-        return super().forward(torch.cat([only(e, here[:, i]) for i, e in enumerate(embeddings)], 1))
+    def forward(self, maps, embeddings, present):
+        return super().forward(torch.cat([zero_absent(e, present[:, i]) for i, e in enumerate(embeddings)], 1))
 
 
-class GatedSum(Join):
-    """w * colour + (1 - w) * depth, with weights in [0, 1] that both embeddings decide, dimension by dimension.
+class GatedSum(Fusion):
+    """w * colour + (1 - w) * depth, where both embeddings together decide the weight w of each dimension, from 0 to 1.
 
     The gated multimodal unit of Arevalo et al. 2017 (arXiv 1702.01992), section 3.1, without its tanh.
     """
@@ -73,19 +84,19 @@ class GatedSum(Join):
         super().__init__()
         self.gate = nn.Linear(2 * embedding_size, embedding_size)
 
-    def weights(self, embeddings, here) -> torch.Tensor:
-        """(B, D) the share of colour: 1 where depth is missing, 0 where colour is."""
-        share = torch.sigmoid(self.gate(torch.cat(embeddings, 1)))
-        return torch.where(here.all(1, keepdim=True), share, here[:, :1].to(share.dtype))
+    def weights(self, embeddings: Sequence[torch.Tensor], present: torch.Tensor) -> torch.Tensor:
+        """(B, D) the weight w of colour: 1 where depth is missing, 0 where colour is missing."""
+        share = torch.sigmoid(self.gate(torch.cat([*embeddings], 1)))
+        return torch.where(present.all(1, keepdim=True), share, present[:, :1].to(share.dtype))
 
-    def forward(self, maps, embeddings, here):
-        colour, depth = (only(e, here[:, i]) for i, e in enumerate(embeddings))
-        share = self.weights((colour, depth), here)
+    def forward(self, maps, embeddings, present):
+        colour, depth = (zero_absent(e, present[:, i]) for i, e in enumerate(embeddings))
+        share = self.weights((colour, depth), present)
         return share * colour + (1 - share) * depth
 
 
 class Attention(nn.Module):
-    """Weights in [0, 1] of a feature map's channels (B, C, 1, 1) and of its places (B, 1, h, w).
+    """Weights from 0 to 1 for the channels (B, C, 1, 1) and for the places (B, 1, h, w) of a feature map (B, C, h, w).
 
     CBAM: Woo et al. 2018 (ECCV, arXiv 1807.06521), equations 2 and 3.
     """
@@ -96,18 +107,21 @@ class Attention(nn.Module):
         self.channel = nn.Sequential(nn.Linear(features, hidden), nn.ReLU(), nn.Linear(hidden, features))
         self.place = nn.Conv2d(2, 1, 7, padding=3, bias=False)
 
-    def of_channels(self, features):
+    def of_channels(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, C, 1, 1) the weights of the channels of a feature map."""
         return torch.sigmoid(self.channel(features.mean((2, 3))) + self.channel(features.amax((2, 3))))[..., None, None]
 
-    def of_places(self, features):
+    def of_places(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, 1, h, w) the weights of the places of a feature map."""
         return torch.sigmoid(self.place(torch.cat([features.mean(1, True), features.amax(1, True)], 1)))
 
 
-class AttentionFusion(Join):
-    """Both feature maps, stacked, weighted by channel and then by place, and a neck over all of it.
+class AttentionFusion(Fusion):
+    """Both feature maps, concatenated and weighted by channel and then by place, go through one neck.
 
-    Colour and depth decide together which channels of either count: first of feature maps, then of places, as
-    in Uppal et al. 2021 (ICPR, arXiv 2003.00168), whose recurrent layer is the channel attention of CBAM here.
+    Colour and depth decide together which channels of either count: first by feature map, then by place, as in
+    Uppal et al. 2021 (ICPR, arXiv 2003.00168). Where they have a recurrent layer, this design has the channel
+    attention of CBAM.
     """
 
     def __init__(self, features: int, embedding_size: int, grid: int):
@@ -115,17 +129,17 @@ class AttentionFusion(Join):
         self.attention = Attention(2 * features)
         self.neck = make_neck(2 * features, embedding_size, grid)
 
-    def forward(self, maps, embeddings, here):
-        features = torch.cat([only(m, here[:, i]) for i, m in enumerate(maps)], 1)
+    def forward(self, maps, embeddings, present):
+        features = torch.cat([zero_absent(m, present[:, i]) for i, m in enumerate(maps)], 1)
         features = features * self.attention.of_channels(features)
         return self.neck(features * self.attention.of_places(features))
 
 
-class DepthAttention(Join):
-    """The feature map of colour, weighted by channel and place as that of depth says: depth guides, colour speaks.
+class DepthAttention(Fusion):
+    """The feature map of colour, weighted by channel and by place; the feature map of depth decides the weights.
 
-    After Uppal et al. 2021 (IEEE Trans. Image Processing 30, arXiv 2101.00652), with the attention of CBAM.
-    Without depth colour is not weighted; without colour nothing is left to recognise by.
+    After Uppal et al. 2021 (IEEE Trans. Image Processing 30, arXiv 2101.00652), with the attention of CBAM. A pair
+    without depth has its colour unweighted. A pair without colour gives an embedding that says nothing about it.
     """
 
     def __init__(self, features: int, embedding_size: int, grid: int):
@@ -133,14 +147,15 @@ class DepthAttention(Join):
         self.attention = Attention(features)
         self.neck = make_neck(features, embedding_size, grid)
 
-    def forward(self, maps, embeddings, here):
+    def forward(self, maps, embeddings, present):
         colour, depth = maps
         weight = self.attention.of_channels(depth) * self.attention.of_places(depth)
-        return self.neck(only(colour * torch.where(here[:, 1, None, None, None], weight, 1), here[:, 0]))
+        weighted = colour * torch.where(present[:, 1, None, None, None], weight, 1)
+        return self.neck(zero_absent(weighted, present[:, 0]))
 
 
-JOINS = {
-    "two_branch": Concatenation,
+FUSIONS: dict[str, type[Fusion]] = {
+    "joined": Joined,
     "parallel": Parallel,
     "gated": GatedSum,
     "attention": AttentionFusion,

@@ -1,4 +1,4 @@
-"""Embedder and loss as one module, whose loss sees the embeddings of all processes."""
+"""Embedder and loss as one module; among several processes, its loss sees the embeddings of all of them."""
 
 import copy
 
@@ -11,14 +11,16 @@ from .embedder import Embedder
 
 
 class Objective(nn.Module):
-    """Embedder and loss as one module, (batch, labels) -> (loss, embeddings (B, D) float32, labels (B,)).
+    """Embedder and loss as one module: (batch, labels) -> (loss, embeddings (B, D) float32, labels (B,) int64).
 
-    An embedder of several branches gets a copy of the loss, with weights of its own, on each branch's
-    embedding. Losses run outside autocast: pytorch-metric-learning would turn their weights to bf16 for good
-    (its issues 293 and 710). Among several processes the loss, on each of them, is that of the whole batch, so
-    pairs and triplets reach over all of it and B is its size; the mean over processes that follows makes the gradient
-    exactly that of one process. (DistributedLossWrapper of that library covers some losses, and with
-    efficient=True another gradient.)
+    Where the embedder has two branches, a copy of the loss with weights of its own is applied to each branch's
+    embedding as well. Losses run outside autocast, because pytorch-metric-learning would turn their weights to bf16
+    for good (its issues 293 and 710).
+
+    Among several processes every process computes the loss of the whole batch, so that pairs and triplets reach over
+    all of it; B is the size of the whole batch. The mean of the gradients over the processes, which follows, is then
+    exactly the gradient of a single process. (DistributedLossWrapper of pytorch-metric-learning covers only some
+    losses, and with efficient=True it computes another gradient.)
     """
 
     def __init__(self, embedder: Embedder, loss: nn.Module, branch_weight: float):
@@ -26,10 +28,10 @@ class Objective(nn.Module):
         self.embedder, self.loss, self.branch_weight = embedder, loss, branch_weight
         extra = len(embedder.branch) if len(embedder.branch) > 1 else 0
         self.branch_losses = nn.ModuleList(copy.deepcopy(loss) for _ in range(extra))
-        self.branches_train_alone = extra > 0 and not embedder.join.trains_branches
+        self.branches_train_alone = extra > 0 and not embedder.fusion.trains_branches
 
     def forward(self, batch, labels):
-        shares = shares_of(len(labels), labels.device)  # asked once: the answer waits for a GPU
+        shares = shares_of(len(labels), labels.device)  # asked once per step, because the answer waits for the GPU
         together, *single = (of_all_processes(vectors.float(), shares) for vectors in self.embedder.branches(batch))
         labels = of_all_processes(labels, shares)
         with torch.autocast(together.device.type, enabled=False):
@@ -39,14 +41,17 @@ class Objective(nn.Module):
         return total, together.detach(), labels
 
     def watch(self) -> dict[str, float]:
-        """What the loss watches since the last call: of the branches' losses, averaged, where these alone train them."""
+        """The means of the loss's watched values since the last call.
+
+        Where the branches learn from losses of their own alone, these are the means over the branches' losses.
+        """
         found = [loss.watch() for loss in [self.loss, *self.branch_losses] if hasattr(loss, "watch")]
         found = found[1:] if self.branches_train_alone else found[:1]
         return {name: sum(row[name] for row in found) / len(found) for name in (found[0] if found else ())}
 
 
-def shares_of(n: int, device) -> list[int]:
-    """How many pairs of this step each process has, by rank; they may differ by a pair or a person."""
+def shares_of(n: int, device: torch.device) -> list[int]:
+    """How many pairs of this step each process has, in the order of ranks; they may differ by a pair or a person."""
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
         return [n]
     counts = torch.empty(torch.distributed.get_world_size(), dtype=torch.int64, device=device)
@@ -55,7 +60,7 @@ def shares_of(n: int, device) -> list[int]:
 
 
 def of_all_processes(values: torch.Tensor, shares: list[int]) -> torch.Tensor:
-    """`values` (b, ...) of all processes, joined in the order of their ranks; gradients flow back to each."""
+    """`values` (b, ...) of all processes concatenated in the order of ranks; gradients flow back to each process."""
     if len(shares) == 1:
         return values
     padded = torch.cat([values, values.new_zeros(max(shares) - len(values), *values.shape[1:])])

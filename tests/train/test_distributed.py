@@ -33,7 +33,7 @@ rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1
 GRADIENTS = """
 found = {}
 accelerator = fit.make_accelerator("float32", "cpu")
-settings = [(name, head, k, "two_branch") for name, head in t.HEADS.items() for k in (0, 4)]
+settings = [(name, head, k, "joined") for name, head in t.HEADS.items() for k in (0, 4)]
 settings += [("arcface", t.HEADS["arcface"], 0, "parallel")]
 for name, head, per_person, fusion in settings:
     embedder, _ = t.build("rgbd", fusion=fusion)

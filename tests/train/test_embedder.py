@@ -30,9 +30,9 @@ KINDS = [
     Architecture("rgbd", fusion="attention"),
     Architecture("rgbd", fusion="depth_attention"),
     Architecture("rgbd", "facenet", fusion="early", depth_stem="mean", embedding_size=8),
-    Architecture("rgbd", fusion="two_branch", input_size=80, modality_dropout=0.5),
+    Architecture("rgbd", fusion="joined", input_size=80, modality_dropout=0.5),
 ]
-SEPARATE = ["two_branch", "parallel", "gated", "attention", "depth_attention"]
+SEPARATE = ["joined", "parallel", "gated", "attention", "depth_attention"]
 FUSIONS = ["early", *SEPARATE]
 
 
@@ -72,7 +72,7 @@ def test_colour_channels_are_not_interchangeable(embedder):
         assert not torch.allclose(embedder(batch), embedder(swapped), atol=1e-3)
 
 
-def test_two_branches_speak_alone_and_together(embedder):
+def test_joinedes_speak_alone_and_together(embedder):
     batch = faces()
     with torch.no_grad():
         together, colour, depth = embedder.branches(batch)
@@ -329,26 +329,28 @@ def test_what_is_missing_has_no_influence(fusion, missing):
 
 def test_modality_dropout_hides_one_modality_of_some_pairs():
     n = 4000
-    embedder = Embedder(Architecture("rgbd", fusion="two_branch", modality_dropout=0.4, embedding_size=8))
+    embedder = Embedder(Architecture("rgbd", fusion="joined", modality_dropout=0.4, embedding_size=8))
     dots = Batch(torch.ones(n, 3, 1, 1, dtype=torch.uint8), torch.ones(n, 1, 1, 1), torch.ones(n))
     torch.manual_seed(7)
-    here = embedder.present(dots)
+    here = embedder.present_modalities(dots)
     assert here.any(1).all()
     for lost in (0, 1):
         assert (~here[:, lost]).float().mean() == pytest.approx(0.2, abs=0.025)  # four deviations
-    assert not torch.equal(embedder.present(dots), here)
+    assert not torch.equal(embedder.present_modalities(dots), here)
     torch.manual_seed(7)
-    assert torch.equal(embedder.present(dots), here)  # by the global generator, which the training loop seeds
+    assert torch.equal(
+        embedder.present_modalities(dots), here
+    )  # by the global generator, which the training loop seeds
     dots.depth[:] = 0
-    assert embedder.present(dots).all(0).tolist() == [True, False]  # what is left stays
-    assert embedder.eval().present(faces()).all()
+    assert embedder.present_modalities(dots).all(0).tolist() == [True, False]  # what is left stays
+    assert embedder.eval().present_modalities(faces()).all()
     plain = Embedder(Architecture("rgbd", embedding_size=8))
     state = torch.get_rng_state()
-    plain.present(faces())
+    plain.present_modalities(faces())
     assert torch.equal(torch.get_rng_state(), state)  # without dropout nothing is drawn
 
 
-@pytest.mark.parametrize("fusion", ["early", "two_branch", "gated", "attention"])
+@pytest.mark.parametrize("fusion", ["early", "joined", "gated", "attention"])
 def test_training_with_modality_dropout_does_not_see_what_it_hides(fusion):
     torch.manual_seed(0)
     embedder = Embedder(Architecture("rgbd", fusion=fusion, embedding_size=8, modality_dropout=1.0)).eval()
@@ -402,7 +404,7 @@ def test_parameters_and_operations_are_those_of_the_network():
     assert embedder.branch[0].neck[3].num_batches_tracked == 0  # nothing was learnt from the blank pair
     assert count(embedder, 112)[1] < operations / 3
     assert count(Embedder(Architecture("rgbd", "resnet18", embedding_size=64)), 224) == (2 * parameters, 2 * operations)
-    two = Embedder(Architecture("rgbd", "resnet18", fusion="two_branch", embedding_size=32))
+    two = Embedder(Architecture("rgbd", "resnet18", fusion="joined", embedding_size=32))
     assert count(two, 224) == (2 * parameters + 2 * 32 * 32 + 2 * 32, 2 * operations + 2 * 2 * 32 * 32)
     fixed = Embedder(Architecture("rgb", "resnet18", embedding_size=32, input_size=224))
     assert count(fixed, 112)[1] == operations
@@ -417,9 +419,9 @@ def test_parameters_and_operations_are_those_of_the_network():
         ({"fusion": "late"}, "fusion = 'late'"),
         ({"depth_stem": "none"}, "depth_stem"),
         ({"modality": "rgbd", "modality_dropout": 1.5}, "modality_dropout from 0 to 1"),
-        ({"modality_dropout": 0.5}, "only for modality rgbd"),
-        ({"modality": "rgbd", "fusion": "depth_attention", "modality_dropout": 0.5}, "merely guides"),
-        ({"modality": "rgbd", "fusion": "parallel", "modality_dropout": 0.5}, "learn alone anyway"),
+        ({"modality_dropout": 0.5}, "is for modality rgbd"),
+        ({"modality": "rgbd", "fusion": "depth_attention", "modality_dropout": 0.5}, "depth_attention, which cannot"),
+        ({"modality": "rgbd", "fusion": "parallel", "modality_dropout": 0.5}, "branches never meet"),
         ({"input_size": -1}, "input_size"),
     ],
 )

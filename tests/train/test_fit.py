@@ -250,7 +250,7 @@ HEADS = {  # every loss that has weights or a memory of its own
     "proxy_anchor": lambda: pml.ProxyAnchorLoss(6, 16),
     "adaface": lambda: losses.AdaFaceLoss(16, 6),
     "magface": lambda: losses.MagFaceLoss(16, 6),
-    "triplet": lambda: losses.Mined(pml.TripletMarginLoss(), miners.BatchHardMiner()),
+    "triplet": lambda: losses.MinedLoss(pml.TripletMarginLoss(), miners.BatchHardMiner()),
 }
 KILLED = """
 import sys, torch
@@ -417,7 +417,7 @@ def test_each_branch_has_a_loss_of_its_own():
     assert len(Objective(build("rgb")[0], loss, 0.5).branch_losses) == 0
 
 
-@pytest.mark.parametrize("fusion", ["parallel", "two_branch"])
+@pytest.mark.parametrize("fusion", ["parallel", "joined"])
 def test_what_is_watched_is_the_loss_that_trains_the_branches(fusion):
     embedder, _ = build("rgbd", fusion=fusion)
     objective = Objective(embedder.eval(), losses.MarginLoss(pml.ArcFaceLoss(6, 16)), 0.5)
@@ -498,7 +498,10 @@ def test_one_person_to_train_on_is_refused(tmp_path):
 def test_two_people_with_one_picture_each_are_enough(tmp_path):
     pack, subject = toy_pack(people=2, images=2)
     train = np.array([0, 2]), subject[[0, 2]]
-    for name, per_person, head in [("plain", 0, SoftmaxLoss(16, 2)), ("P x K", 2, losses.Mined(pml.ContrastiveLoss()))]:
+    for name, per_person, head in [
+        ("plain", 0, SoftmaxLoss(16, 2)),
+        ("P x K", 2, losses.MinedLoss(pml.ContrastiveLoss())),
+    ]:
         settings = dataclasses.replace(SETTINGS, epochs=2, batch_size=4, per_person=per_person)
         embedder, _ = build("rgbd")
         history = fit(embedder, head, pack, train, NONE, tmp_path / name, settings, GENTLE, "cpu", False)
@@ -606,7 +609,7 @@ def test_the_legacy_recipe_by_hand():
 
 def test_what_a_loss_watches_becomes_a_column(tmp_path):
     pack, subject = toy_pack()
-    loss = losses.Mined(pml.TripletMarginLoss(), miners.BatchHardMiner())
+    loss = losses.MinedLoss(pml.TripletMarginLoss(), miners.BatchHardMiner())
     settings = dataclasses.replace(SETTINGS, epochs=2, per_person=4)
     history = fit(build()[0], loss, pack, halves(subject)[0], NONE, tmp_path, settings, GENTLE, "cpu", False)
     assert set(loss.watches) <= set(history.columns)

@@ -13,12 +13,12 @@ from torch import nn
 from face3d_lib.train.losses import (
     AdaFaceLoss,
     CentreLoss,
-    CosineHead,
+    CosineLoss,
     MagFaceLoss,
     MarginLoss,
-    Mined,
+    MinedLoss,
     SoftmaxLoss,
-    Watching,
+    WatchedLoss,
     describe,
 )
 
@@ -32,7 +32,7 @@ def arcface(**values):
 def triplets(kind="semihard", margin=0.3):
     cosine = distances.CosineSimilarity()
     miner = miners.TripletMarginMiner(margin=margin, type_of_triplets=kind, distance=cosine)
-    return Mined(pml.TripletMarginLoss(margin=margin, distance=cosine), miner)
+    return MinedLoss(pml.TripletMarginLoss(margin=margin, distance=cosine), miner)
 
 
 OWN = {
@@ -290,7 +290,7 @@ def test_finite_at_the_ends_of_the_cosine(name, margin_deg):
         "sphereface": lambda: MarginLoss(pml.SphereFaceLoss(3, 3, margin=4)),
     }
     loss = made[name]()
-    (loss.weight if isinstance(loss, CosineHead) else loss.loss.W).data = weights.clone()
+    (loss.weight if isinstance(loss, CosineLoss) else loss.loss.W).data = weights.clone()
     x = torch.cat([weights * 3, -weights, weights.roll(1, 0), torch.zeros(1, 3)]).requires_grad_()
     value = loss(x, torch.tensor([0, 1, 2] * 3 + [0]))
     value.backward()
@@ -362,7 +362,7 @@ def test_mined_pairs_are_counted():
     y, x = torch.tensor([0, 0, 1, 1]), at_angles([0, 20, 50, 80])
     cosine = distances.CosineSimilarity()
     miner = miners.PairMarginMiner(pos_margin=0.9, neg_margin=0.3, distance=cosine)
-    loss = Mined(pml.ContrastiveLoss(pos_margin=0.9, neg_margin=0.3, distance=cosine), miner)
+    loss = MinedLoss(pml.ContrastiveLoss(pos_margin=0.9, neg_margin=0.3, distance=cosine), miner)
     cos = np.cos(np.radians([30, 30, 50, 60]))  # 50-80; 20-50, 0-50, 20-80; 0-80 (80 degrees) is below .3
     value = loss(x, y).item()
     assert value == pytest.approx((0.9 - cos[0]) + (cos[1:] - 0.3).mean(), rel=1e-4)
@@ -380,7 +380,7 @@ def test_mined_with_nothing_left_is_nought_and_still_has_a_gradient():
 
 
 def test_mined_without_a_miner_uses_all_pairs():
-    loss, (x, y) = Mined(pml.SupConLoss()), batch()
+    loss, (x, y) = MinedLoss(pml.SupConLoss()), batch()
     assert loss(x, y).item() == pytest.approx(pml.SupConLoss()(x, y).item())
     assert loss.watch()["left"] == 1
 
@@ -396,18 +396,18 @@ def test_collapse_is_seen():
 # ---------------------------------------------------------------------------------------------- watching
 
 
-class Two(Watching):
+class Two(WatchedLoss):
     watches = ("a", "b")
 
 
 def test_watch_gives_means_and_begins_anew():
     two = Two()
     for a, b in ((1.0, 5.0), (2.0, math.nan), (6.0, math.inf)):
-        two.note(torch.tensor(a), torch.tensor(b))
+        two.record(torch.tensor(a), torch.tensor(b))
     assert two.watch() == {"a": 3.0, "b": 5.0}
     assert all(math.isnan(value) for value in two.watch().values())
     with pytest.raises(ValueError, match="1 values"):
-        two.note(torch.tensor(1.0))
+        two.record(torch.tensor(1.0))
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -440,7 +440,7 @@ def test_angles_are_watched():
         (lambda: MarginLoss(arcface(), warmup=3), lambda: MarginLoss(arcface(), warmup=4)),
         (lambda: MarginLoss(arcface(), most=0.2), lambda: MarginLoss(arcface())),
         (lambda: triplets(margin=0.3), lambda: triplets(margin=0.2)),
-        (lambda: Mined(pml.SupConLoss(temperature=0.1)), lambda: Mined(pml.SupConLoss(temperature=0.2))),
+        (lambda: MinedLoss(pml.SupConLoss(temperature=0.1)), lambda: MinedLoss(pml.SupConLoss(temperature=0.2))),
         (lambda: AdaFaceLoss(2, 2, h=0.3), lambda: AdaFaceLoss(2, 2, h=0.4)),
         (lambda: MagFaceLoss(2, 2, norm_weight=1), lambda: MagFaceLoss(2, 2, norm_weight=2)),
         (lambda: CentreLoss(2, 2, 0.1), lambda: CentreLoss(2, 2, 0.2)),
