@@ -9,9 +9,6 @@ DATA_NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb notebooks/1*.ipynb notebo
 # 30 first: 40 reads what it trained, and comes up long after it is done; then the longest first
 TRAINING := $(wildcard notebooks/30*.ipynb notebooks/45*.ipynb notebooks/40*.ipynb notebooks/3[1-8]*.ipynb notebooks/22*.ipynb)
 
-# Threads of torch spin while they wait; with another program on a core, spinning for longer costs two thirds of the speed
-export GOMP_SPINCOUNT ?= 2000
-
 .DEFAULT_GOAL := help
 .PHONY: help env demo test test-unit test-notebooks test-full lab lint format notebooks results bench lock clean
 

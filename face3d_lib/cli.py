@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from .base.atomic import write_bytes, write_json
+from .base.environment import speak_utf8
 from .base.errors import UserError
 from .base.paths import RUNS, relative
 
@@ -126,7 +127,7 @@ def summary(name: str) -> str:
 
     def metrics(stage):
         folder = find_stage(name, stage)
-        return json.loads((folder / "metrics.json").read_text()) if folder else {}
+        return json.loads((folder / "metrics.json").read_text(encoding="utf-8")) if folder else {}
 
     pairs, faces = metrics("00_look_at_pairs"), metrics("10_align_faces")
     verification, identification = metrics("40_evaluate_verification"), metrics("41_evaluate_identification")
@@ -259,7 +260,7 @@ def identify(
     stage = run_folder(name) / "50_predict_identity"
     if not (stage / "reference.json").is_file():
         raise UserError(f"run {name} has no gallery: face3d demo --name {name} makes one")
-    made_with = json.loads((stage / "reference.json").read_text())
+    made_with = json.loads((stage / "reference.json").read_text(encoding="utf-8"))
     network, card = load_model(run_folder(name) / made_with["model"] / "30_train_softmax" / "model")
     people = Gallery.load(stage / "gallery", card.weights_sha256)
     if picture and picture.suffix.lower() != ".png":
@@ -296,7 +297,7 @@ def forget(
 
     stage = run_folder(name) / "50_predict_identity"
     forget(stage / "gallery", person)
-    reference = json.loads((stage / "reference.json").read_text())
+    reference = json.loads((stage / "reference.json").read_text(encoding="utf-8"))
     reference["reference"].pop(person, None)
     write_json(stage / "reference.json", reference)
     print(f"{person} is no longer in the gallery of {name}; the raw pictures and the tables of the run still hold them")
@@ -304,11 +305,16 @@ def forget(
 
 def main():
     """The command line; a user's mistake is one line and exit code 2, never a traceback."""
+    speak_utf8("face3d_lib.cli")
     try:
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except SystemExit as end:
+        if end.code == 130:  # typer's code for Ctrl-C
+            print("interrupted: what is written is whole, and the same command goes on from there", file=sys.stderr)
+        raise
     except OSError as error:  # no such file, no permission, a full disk: the message names the file
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

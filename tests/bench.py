@@ -15,6 +15,9 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import face3d_lib  # noqa: F401 (before torch, whose waiting threads it keeps from spinning)
+
+# isort: split
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

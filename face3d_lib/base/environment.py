@@ -28,6 +28,17 @@ def rank_and_world() -> tuple[int, int]:
     return int(rank), int(world)
 
 
+def speak_utf8(module: str) -> None:
+    """Start `python -m module` anew with the same arguments in UTF-8 mode, where this Python has another encoding.
+
+    An old locale (C, or one of ISO-8859 or GBK) would lose the accents in names of files. The encoding cannot be
+    changed in a running Python.
+    """
+    if sys.getfilesystemencoding() != "utf-8":
+        command = [sys.executable, "-m", module, *sys.argv[1:]]
+        os.execve(sys.executable, command, os.environ | {"PYTHONUTF8": "1"})
+
+
 def require_utf8() -> None:
     """Raise UserError where this Python reads file names in another encoding than UTF-8, as old locales ask for."""
     if (encoding := sys.getfilesystemencoding()) != "utf-8":

@@ -166,7 +166,8 @@ def spread(
     pool = ProcessPoolExecutor(min(workers, len(tasks)) - 1, context, _start_worker, (prepare, started))
     try:
         with prepare() as function:
-            waiting = {pool.submit(_work, task): task for task in tasks}
+            with _deaf_children():
+                waiting = {pool.submit(_work, task): task for task in tasks}
             spawned = set(multiprocessing.active_children()) - strangers
             while waiting:
                 last = next(reversed(waiting))
@@ -189,12 +190,21 @@ def spread(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Processes that start within the block never hear of Ctrl-C; it reaches their parent too, which ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 _entered = {}  # in a worker process: the context that `prepare` gave, and its function
 
 
 def _start_worker(prepare, started) -> None:
     started.set()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent too, which ends its workers
     threading.Thread(target=_end_with_parent, daemon=True).start()
     context = prepare()
     _entered.update(context=context, function=context.__enter__())  # it is left when the process ends

@@ -5,6 +5,7 @@ function of the inputs and the settings alone: not of the number of processes, t
 was killed.
 """
 
+import errno
 import hashlib
 import io
 import json
@@ -212,7 +213,11 @@ def _write_crops(folder: Path, pair_id: str, rgb: np.ndarray, depth: np.ndarray)
 def _remove_crops(folder: Path, pair_id: str) -> None:
     """Take away the crops of an input that is no more, or that can no longer be aligned."""
     for _, suffix in CROPS:
-        (folder / f"{pair_id}{suffix}").unlink(missing_ok=True)
+        try:
+            (folder / f"{pair_id}{suffix}").unlink(missing_ok=True)
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:  # an escaped name can be too long for a file, so there is none
+                raise
 
 
 def _hashes(files: PairFiles) -> dict:

@@ -75,7 +75,7 @@ class Pack:
         """
         folder = Path(folder)
         try:
-            info = json.loads((folder / "pack.json").read_text())
+            info = json.loads((folder / "pack.json").read_text(encoding="utf-8"))
             rgb, codes = (np.load(folder / name, "r", allow_pickle=False) for name in ("rgb.npy", "depth.npy"))
             n, side = info["pairs"], tuple(info["size"])
             sound = rgb.shape == (n, *side, 3) and rgb.dtype == np.uint8
@@ -254,7 +254,7 @@ def _read_alignment(aligned_dir: Path) -> tuple[pd.DataFrame, dict]:
     if table.empty:
         raise UserError(f"{path}: no row has status ok: there is nothing to pack")
     try:
-        dataset = json.loads((aligned_dir / "dataset.json").read_text())
+        dataset = json.loads((aligned_dir / "dataset.json").read_text(encoding="utf-8"))
         facts = {"settings_hash": dataset["settings_hash"], "alignment": dataset["aligned"]}
         facts["depth_unit"] = dataset["depth_unit"]
     except (OSError, ValueError, KeyError) as error:

@@ -81,7 +81,7 @@ def trained(run: str, models: list[str]) -> list[Trained]:
         path = run_folder(run) / "sweep.json"
         if not path.is_file():
             raise UserError(f"{path}: not there: face3d sweep FILE {run} makes it")
-        rows = json.loads(path.read_text())
+        rows = json.loads(path.read_text(encoding="utf-8"))
         if failed := [row["run"] for row in rows if row["status"] != "done"]:
             print(f"note: {len(failed)} runs of the sweep are not done: {', '.join(failed[:5])}")
         models = [f"{row['run'].removeprefix(run + '/')}/{row['notebook']}" for row in rows if row["status"] == "done"]
@@ -91,7 +91,7 @@ def trained(run: str, models: list[str]) -> list[Trained]:
         record = read_record(folder)
         if record["status"] != "done":
             raise UserError(f"{name} is {record['status']} in run {run}: train it first")
-        found.append(Trained(record, json.loads((folder / "metrics.json").read_text()), folder))
+        found.append(Trained(record, json.loads((folder / "metrics.json").read_text(encoding="utf-8")), folder))
     return found
 
 

@@ -7,6 +7,7 @@ design", 2008), which colour-blind readers tell apart. A grey place in a depth p
 import io
 from pathlib import Path
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from PIL import Image
@@ -24,6 +25,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
 )
 HOLE = "#9A9A9A"
 MAX_PNG_BYTES = 300_000  # so that a clone stays small
+matplotlib.rcdefaults()  # not the style of the user's matplotlibrc: the same figure looks the same everywhere
 plt.rcParams.update(
     {
         "figure.dpi": 100,

@@ -125,7 +125,7 @@ class Run:
         print(f"{name} is {status}: making it from the defaults", flush=True)
         notebook = self._notebook.with_name(f"{step.notebook}.ipynb")
         command = [sys.executable, "-m", "face3d_lib.runs.runner", notebook, run, *words]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "encoding": "utf-8"}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
         child = subprocess.Popen(command, cwd=ROOT, env=child_environment(), **pipes)
         try:
             for line in child.stdout:

@@ -160,7 +160,7 @@ def read_grid(path: Path | None) -> list[dict]:
     if path is None:
         return [{}]
     try:
-        entries = yaml.safe_load(Path(path).read_text())
+        entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: {first_line(str(error))}: a yaml file of parameters is expected") from None
     entries = [entries] if isinstance(entries, dict) else entries

@@ -26,7 +26,7 @@ PACKAGES = ["torch", "torchvision", "facenet-pytorch", "timm", "numpy", "pandas"
 def read_record(folder: Path | None) -> dict:
     """The run.json of a stage's folder; {"status": "missing"} when there is none."""
     path = folder / "run.json" if folder else None
-    return json.loads(path.read_text()) if path and path.exists() else {"status": "missing"}
+    return json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else {"status": "missing"}
 
 
 def new_record(stage: str, run: str, parameters: dict, notebook: Path) -> dict:
@@ -69,7 +69,7 @@ def git_state() -> dict | None:
     """Commit, and whether tracked files differ from it; None outside a git checkout."""
 
     def git(*words):
-        done = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True)
+        done = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, encoding="utf-8", check=True)
         return done.stdout.strip()
 
     with suppress(OSError, subprocess.CalledProcessError):
@@ -78,7 +78,7 @@ def git_state() -> dict | None:
 
 def code_hash(notebook: Path) -> str:
     """SHA-256 of this library and, where the file exists, of the notebook's cells without their outputs."""
-    sources = [path.read_text() for path in sorted(Path(__file__).parents[1].rglob("*.py"))]
+    sources = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parents[1].rglob("*.py"))]
     if notebook.exists():
         sources += [cell.source for cell in read_cells(notebook)]
     return hashlib.sha256("\0".join(sources).encode()).hexdigest()

@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..base.atomic import write_json, write_text
-from ..base.environment import rank_and_world
+from ..base.environment import rank_and_world, speak_utf8
 from ..base.errors import UserError, first_line
 from ..base.paths import child_environment, relative
 from ..base.processes import GRACE_SECONDS, lock, stopping_signals, unlock
@@ -53,7 +53,8 @@ class _Kernel:
     def start(self, folder: Path, notebook: Path, inherited: list[int]) -> None:
         from jupyter_core.utils import run_sync
 
-        env = child_environment(FACE3D_RUNNER=str(folder), FACE3D_NOTEBOOK=str(notebook))
+        ours = {"FACE3D_RUNNER": str(folder), "FACE3D_NOTEBOOK": str(notebook), "MPLBACKEND": ""}  # "": that of Jupyter
+        env = child_environment(**ours)
         run_sync(self.manager.start_kernel)(cwd=str(notebook.parent), env=env, pass_fds=inherited)
         self.pid = self.manager.provisioner.pid
 
@@ -225,6 +226,8 @@ def run_grid(notebook, run: str, parameters: dict, entries: list[dict]) -> int:
 
 def main(words: list[str] | None = None) -> int:
     """`python -m face3d_lib.runs.runner NOTEBOOK RUN -p name=value -f grid.yaml`; torchrun starts one per rank."""
+    if words is None:
+        speak_utf8("face3d_lib.runs.runner")
     parser = argparse.ArgumentParser(prog="face3d run", description=run_notebook.__doc__.splitlines()[0])
     parser.add_argument("notebook")
     parser.add_argument("run")

@@ -53,7 +53,7 @@ class Job:
 def read_sweep(path: Path, name: str) -> tuple[list[Job], list[Job]]:
     """(data stages in order, training runs) of a sweep file; UserError names what is wrong, before anything runs."""
     try:
-        plan = yaml.safe_load(Path(path).read_text())
+        plan = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())[:160]}: a sweep file is expected") from None
     if not isinstance(plan, dict) or not plan.get("settings") or (unknown := plan.keys() - KEYS):

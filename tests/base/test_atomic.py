@@ -1,6 +1,9 @@
 """Files that are whole or not there: rows 25 to 28 of what really breaks (kills, full disks, order of syncs)."""
 
+import dataclasses
+import errno
 import os
+import stat
 import subprocess
 import sys
 import tempfile
@@ -9,9 +12,10 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from face3d_lib.base.atomic import clear_leftovers, replacing, require_space, write_bytes
+from face3d_lib.base.atomic import clear_leftovers, plain, replacing, require_space, write_bytes
 from face3d_lib.base.errors import UserError
 
 OLD, NEW = b"old" * 1000, b"new" * 5000
@@ -157,3 +161,43 @@ def test_a_hundred_kills_cost_nothing_that_was_written(tmp_path):
 def test_a_hundred_kills_with_temporary_files_elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("TMPDIR", "/dev/shm")
     kill_while_writing(tmp_path, times=100)
+
+
+def test_a_folder_that_cannot_be_synced_is_no_failure_and_a_file_is_one(tmp_path, monkeypatch):
+    """CIFS before Linux 4.17 and some FUSE answer EINVAL to the sync of a folder."""
+    sync, broken = os.fsync, stat.S_ISDIR
+
+    def fsync(handle):
+        if broken(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_bytes(tmp_path / "file", NEW)
+    assert (tmp_path / "file").read_bytes() == NEW
+    broken = stat.S_ISREG
+    with pytest.raises(OSError, match="Invalid argument"):
+        write_bytes(tmp_path / "file", OLD)
+    assert (tmp_path / "file").read_bytes() == NEW
+
+
+def test_neither_numpy_nor_pandas_is_loaded_to_write_json():
+    code = (
+        "import sys, face3d_lib.base.atomic, face3d_lib.base.processes; print({'numpy', 'pandas'} & set(sys.modules))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8").stdout == "set()\n"
+
+
+def test_any_result_becomes_plain_json():
+    @dataclasses.dataclass
+    class Result:
+        rates: np.ndarray
+        table: pd.DataFrame
+        folder: Path
+
+    result = Result(np.array([[0.123456789, np.nan]]), pd.DataFrame({"a": [np.int64(1)], "b": ["x"]}), Path("p"))
+    assert plain(result) == {"rates": [[0.123457, None]], "table": [{"a": 1, "b": "x"}], "folder": "p"}
+    assert plain({1: np.float32(0.5), "s": pd.Series([1, 2]), "t": (np.bool_(True), float("inf"), None)}) == {
+        "1": 0.5, "s": [1, 2], "t": [True, None, None],
+    }  # fmt: skip
+    assert type(plain(np.int32(3))) is int

@@ -297,6 +297,18 @@ def test_a_rank_above_zero_leaves_the_record_to_rank_zero(desk):
     assert [path.name for path in (desk / "runs/trial/90_specimen").iterdir()] == ["90_specimen.rank1.ipynb"]
 
 
+def test_what_a_shell_has_set_for_other_programs_does_no_harm(desk):
+    """A rank without torchrun, a backend with windows, a locale without accents: the stage is done and kept."""
+    check = "import sys, matplotlib\nassert 'inline' in matplotlib.get_backend()\nassert sys.flags.utf8_mode"
+    notebook = write_notebook(desk, "90_specimen", *OPEN, check, "this.done({'n': 1})")
+    shell = {"RANK": "1", "MPLBACKEND": "TkAgg", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    process = start(desk, notebook, **shell)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    assert record_of(desk, "90_specimen")["status"] == "done"
+    assert (desk / "runs/trial/90_specimen/metrics.json").exists()
+
+
 def test_a_grid_runs_in_sequence_and_answers_for_the_first_failure(desk, capfd):
     notebook = write_notebook(desk, "90_specimen", "assert epochs != 2", parameters=PARAMETERS)
     grid = desk / "grid.yaml"
