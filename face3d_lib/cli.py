@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from .base.atomic import write_bytes, write_json
-from .base.environment import speak_utf8
+from .base.environment import data_folder, speak_utf8
 from .base.errors import UserError
 from .base.paths import RUNS, relative
 
@@ -65,8 +65,14 @@ def sweep(
 def demo(
     data: Annotated[
         Path | None,
-        typer.Option(envvar="FACE3D_DATA", exists=True, file_okay=False, help="raw pairs; else synthetic faces"),
-    ] = None,
+        typer.Option(
+            default_factory=data_folder,
+            show_default=False,
+            exists=True,
+            file_okay=False,
+            help="folder of raw pairs; without it that of FACE3D_DATA, else synthetic faces",
+        ),
+    ],
     name: Annotated[str, typer.Option(help="the run; without it demo, or the data folder's name")] = "",
     depth_unit: Unit = "",
     larger_is: Direction = "",

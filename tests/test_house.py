@@ -34,7 +34,9 @@ UNSAFE = {
 def sources() -> dict[str, str]:
     """The source of every file of the library by its dotted name below face3d_lib, whatever folder it is in."""
     paths = sorted(path for path in LIBRARY.rglob("*.py") if path.name != "__init__.py")
-    return {".".join(path.relative_to(LIBRARY).with_suffix("").parts): path.read_text() for path in paths}
+    return {
+        ".".join(path.relative_to(LIBRARY).with_suffix("").parts): path.read_text(encoding="utf-8") for path in paths
+    }
 
 
 def imported(source: str, name: str) -> set[str]:
@@ -74,7 +76,33 @@ def test_nothing_unsafe_is_loaded(what):
     assert found == []
 
 
+def without_encoding(source: str) -> list[int]:
+    """Lines that open text, or read that of a child process, in the encoding of whatever locale."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        arguments = {keyword.arg: keyword.value for keyword in node.keywords}
+        mode = node.args[1] if len(node.args) > 1 else arguments.get("mode", ast.Constant("r"))
+        text = name in ("read_text", "write_text") and isinstance(node.func, ast.Attribute)
+        text |= name == "open" and isinstance(node.func, ast.Name) and "b" not in getattr(mode, "value", "")
+        text |= any(getattr(arguments.get(key), "value", False) for key in ("text", "universal_newlines"))
+        if text and "encoding" not in arguments:
+            lines.append(node.lineno)
+    return lines
+
+
+@pytest.mark.parametrize("name", FLOW)
+def test_text_has_an_encoding(name):
+    assert without_encoding(sources()[name]) == []
+
+
 def test_the_guards_can_fail():
+    for text in ("open(p)", "open(p, 'w')", "p.read_text()", "p.write_text(x)", "subprocess.run(w, text=True)"):
+        assert without_encoding(text) == [1]
+    for text in ("open(p, 'rb')", "write_text(p, x)", "Image.open(p)", "p.read_text(encoding='utf-8')"):
+        assert without_encoding(text) == []
     nested = "def f():\n    from ..evaluate.metrics import eer\n    from .fit import fit"
     assert imported(nested, "train.losses") == {"evaluate.metrics", "train.fit"}
     assert imported("from ..train import fit, batches", "data.pack") == {"train.fit", "train.batches"}
@@ -101,7 +129,7 @@ def named(text: str) -> list[str]:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_documents_name_files_and_targets_that_exist(name):
-    text, makefile = (ROOT / name).read_text(), (ROOT / "Makefile").read_text()
+    text, makefile = (ROOT / name).read_text(encoding="utf-8"), (ROOT / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"(?:`|^ {4})make ([a-z-]+)", text, re.MULTILINE):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
     for path in linked(text):
@@ -115,5 +143,5 @@ EXAMPLES = {"notebooks/46_where_depth_pays.ipynb"}  # the notebook that CONTRIBU
 
 def test_each_notebook_is_in_both_lists():
     for notebook in ROOT.glob("notebooks/[0-9]*.ipynb"):
-        assert f"(notebooks/{notebook.name})" in (ROOT / "README.md").read_text(), notebook.name
-        assert f"({notebook.name})" in (ROOT / "notebooks" / "README.md").read_text(), notebook.name
+        assert f"(notebooks/{notebook.name})" in (ROOT / "README.md").read_text(encoding="utf-8"), notebook.name
+        assert f"({notebook.name})" in (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8"), notebook.name

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from pathlib import Path
 
 from .errors import UserError
 
@@ -9,6 +10,12 @@ from .errors import UserError
 def setting(name: str, default: str = "") -> str:
     """The value of an environment variable; `default` where it is not set, or set to nothing or to spaces."""
     return os.environ.get(name, "").strip() or default
+
+
+def data_folder() -> Path | None:
+    """The folder of raw pairs that FACE3D_DATA names, from the working directory; None where it names none."""
+    name = setting("FACE3D_DATA")
+    return Path(os.path.expanduser(name)) if name else None
 
 
 def rank_and_world() -> tuple[int, int]:

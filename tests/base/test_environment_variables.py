@@ -4,11 +4,12 @@ import ast
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
 
-from face3d_lib.base.environment import rank_and_world, setting
+from face3d_lib.base.environment import data_folder, rank_and_world, setting
 from face3d_lib.base.errors import UserError
 from face3d_lib.base.paths import NOTEBOOKS, ROOT, child_environment
 
@@ -54,6 +55,25 @@ def test_a_rank_that_cannot_be_is_refused(monkeypatch, rank, world):
     monkeypatch.setenv("WORLD_SIZE", world)
     with pytest.raises(UserError, match=r"RANK=.* WORLD_SIZE=.*torchrun"):
         rank_and_world()
+
+
+@pytest.mark.parametrize(
+    ("value", "folder"), [(None, None), ("", None), ("~/faces", "/home/anna/faces"), ("faces", "faces")]
+)
+def test_the_data_folder_is_found_from_home_and_working_directory(monkeypatch, value, folder):
+    monkeypatch.setenv("HOME", "/home/anna")
+    monkeypatch.delenv("FACE3D_DATA", raising=False)
+    if value is not None:
+        monkeypatch.setenv("FACE3D_DATA", value)
+    assert data_folder() == (Path(folder) if folder else None)
+
+
+def test_the_demo_takes_the_data_folder_from_the_environment():
+    words = [sys.executable, "-m", "face3d_lib.cli", "demo"]
+    environment = os.environ | {"FACE3D_DATA": "~/faces", "HOME": "/home/anna"}
+    done = subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, encoding="utf-8")
+    assert done.returncode == 2
+    assert "/home/anna/faces" in done.stderr
 
 
 def test_a_setting_is_stripped(monkeypatch):
