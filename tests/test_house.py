@@ -10,7 +10,7 @@ from face3d_lib.base.paths import ROOT
 ROOMS = {  # a package imports only packages above it, a file only files above it in its package
     "base": ["errors", "environment", "paths", "atomic", "tables", "processes"],
     "runs": ["folders", "plan", "parameters", "record", "notebook", "runner", "sweep"],
-    "synthetic": ["people", "camera", "dataset"],
+    "synthetic": ["fields", "people", "sittings", "camera", "dataset"],
     "data": ["pairs", "decoding", "faces", "warp", "alignment_table", "depth_check", "alignment", "splits", "pack"],
     "train": [
         *["encodings", "draws", "augment", "batches", "weights", "backbones", "fusion", "embedder"],

@@ -1,6 +1,7 @@
-"""Write-then-rename: a killed run leaves the old file or the new one, never a part of either.
+"""Files that are written whole or not at all: a killed run leaves the old file or the new one, never a part of either.
 
-The order is that of a database log: data to the disk, then the name, then the folder that holds the name.
+The order is that of a database's log: first the data reach the disk, then the file gets its name, then the folder that
+holds the name reaches the disk.
 """
 
 import dataclasses
@@ -30,9 +31,10 @@ FOLDERS_UNSYNCED = (
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A unique sibling of `path` to write to; renamed to `path` when the block ends well, deleted when it does not.
+    """A new file beside `path` to write to; it is renamed to `path` when the block ends well, else deleted.
 
-    The name is short and unique: two writers never share a temporary file, and a 255-byte `path` still has a sibling.
+    Its name is short and unique: two writers never share one, and a `path` whose name is as long as a file system
+    allows (255 bytes) still has a sibling.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,23 +52,26 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """`data` in `path`, whole or not at all."""
+    """Write `data` to `path`, whole or not at all."""
     with replacing(path) as sibling:
         sibling.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
-    """`text` in `path` as UTF-8, whole or not at all."""
+    """Write `text` to `path` as UTF-8, whole or not at all."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """`value` in `path` as JSON, indented; NaN is refused (JSON has none): say null and why."""
+    """Write `value` to `path` as indented JSON. Raises ValueError for NaN, which JSON has not; `plain` makes it null."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON holds it: arrays and tables as lists, dataclasses as objects, NaN and infinities as null."""
+    """`value` in the types of JSON: arrays and tables become lists, dataclasses objects, NaN and infinities null.
+
+    Numbers keep six digits. Anything else becomes the text that `str` gives.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     elif (pandas := sys.modules.get("pandas")) and isinstance(value, pandas.DataFrame):
@@ -89,7 +94,10 @@ def sha256_of(path: Path) -> str:
 
 
 def require_space(folder: Path, n_bytes: int) -> None:
-    """Raise UserError unless the disk of `folder` has `n_bytes` free; a memory-mapped file on a full disk kills the process."""
+    """Raise UserError unless the disk of `folder` has `n_bytes` free.
+
+    A process that writes to a memory-mapped file on a full disk is killed without a message, so this is asked before.
+    """
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
         raise UserError(
@@ -98,7 +106,7 @@ def require_space(folder: Path, n_bytes: int) -> None:
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Delete what killed writers left in `folder`; only for the one writer of that folder."""
+    """Delete the temporary files that killed writers left below `folder`. Only the folder's one writer may call it."""
     for leftover in Path(folder).rglob(".new-*"):
         leftover.unlink(missing_ok=True)
 
@@ -110,7 +118,7 @@ def _umask() -> int:
 
 
 def _sync(path: Path) -> None:
-    """Wait until the disk has a file, or a folder where its file system can say so (CIFS and some FUSE cannot)."""
+    """Wait until the disk has a file or a folder; CIFS and some FUSE cannot say so of folders, which is no failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,13 +1,17 @@
-"""The one exception that a user can mend."""
+"""The exception for mistakes that the user can mend."""
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: one line that names the file and the fix. The command line shows no traceback."""
+    """A mistake that the user can mend. Its message is one line that names the file and the fix.
+
+    The command line and Jupyter show the line alone, without a traceback.
+    """
 
     def _render_traceback_(self) -> list[str]:
-        """What Jupyter shows: the line, for the frames above it are not where the mistake is."""
+        """What Jupyter shows instead of a traceback, whose frames are not where the mistake is."""
         return [f"{type(self).__name__}: {self}"]
 
 
 def first_line(text: str) -> str:
+    """The first line of `text` that is not blank at its start; "" where there is none."""
     return (text.strip().splitlines() or [""])[0]

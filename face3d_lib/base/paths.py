@@ -1,6 +1,7 @@
-"""Folders, from this file's place and never from the working directory.
+"""The project's folders, and paths that may stand in a table.
 
-JupyterLab and nbval run a notebook in its own folder, papermill in the caller's; the paths here are the same for all.
+The folders are found from the place of this file and never from the working directory: JupyterLab and nbval run a
+notebook in the notebook's folder, papermill in that of the caller, and all of them must find the same runs.
 """
 
 import os
@@ -24,7 +25,7 @@ FIGURES = folder_setting("FACE3D_FIGURES", "figures")
 
 
 def relative(path: Path) -> str:
-    """`path` as text below the project folder where it lies there, so that no record holds a machine's own folders."""
+    """`path` as text, relative to the project where it lies there, so that records do not name a machine's folders."""
     path = Path(path).resolve()
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.as_posix()
 
@@ -39,7 +40,7 @@ UNPRINTED = ("Cc", "Zl", "Zp")  # Unicode categories of control characters and l
 
 
 def unsafe_name(name: str) -> str:
-    """Why a file or folder name cannot stand in a csv and be found again by it; "" where it can."""
+    """Why a table could not name this file or folder so that it is found again; "" where a table can."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -54,12 +55,11 @@ def unsafe_name(name: str) -> str:
 
 
 def inside(root: Path, relative: str, base: Path | None = None, where: str = "") -> Path:
-    """The path that a table's cell names, below `root`. Raises UserError naming the row (`where`) for any
-    other.
+    """The path below `root` that a cell of a table names. Nothing is opened.
 
-    Refused: absolute paths, `~`, URLs, backslashes, control characters, `..` (unless `base`, the folder the
-    cell is relative to, is given and the path comes back into `root`), and links that leave `root`. Nothing
-    is opened.
+    relative: the text of the cell. base: the folder that the cell is relative to, if not `root`. where: file and line
+    of the cell, for the message. Raises UserError for absolute paths, `~`, URLs, backslashes, control characters,
+    links that leave `root`, and `..`, which only a cell with a `base` may use to come back into `root`.
     """
     text, label = str(relative), f"{where}: " if where else ""
     parts = text.split("/")

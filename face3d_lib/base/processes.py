@@ -44,7 +44,7 @@ def lock(folder: Path, patience_seconds: float = 0) -> int:
     Raises UserError, naming the owner, when the folder is still taken after `patience_seconds`.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        sys.exit(1)  # a worker imports a script without main guard again; `spread` says so in the parent
+        sys.exit(1)  # a worker imports a script without main guard again; `run_tasks` says so in the parent
     folder.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
     while (handle := _try_lock(folder / ".lock")) is None:
@@ -143,7 +143,7 @@ def cores() -> int:
     return joblib.cpu_count()
 
 
-def spread(
+def run_tasks(
     prepare: Callable[[], AbstractContextManager[Callable[[Any], Any]]], tasks: Iterable[Any], workers: int
 ) -> Iterator[Any]:
     """The results of all tasks, each as soon as it is there, in whatever order.

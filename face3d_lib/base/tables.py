@@ -1,7 +1,8 @@
 """Tables of text on disk: strict csv in and out, and checks of whole tables.
 
-A table is all text: labels such as 001, NA, 1e5 or True come back byte for byte, and an empty cell is "",
-never NaN.
+A table is all text: labels such as 001, NA, 1e5 or True come back byte for byte, and an empty cell is "", never NaN.
+pandas.read_csv is not strict enough to read them: it pads short rows, renames a column that stands twice, and takes a
+file that was cut, a quote inside a cell and a zero byte for sound; where it refuses, it rarely names the line.
 """
 
 import csv
@@ -15,13 +16,17 @@ import pandera.pandas as pa
 from .atomic import write_text
 from .errors import UserError
 
+# Columns of the five points of a face in pixels: left eye, right eye, nose tip, mouth corners, as the image shows them
+POINTS = [f"{axis}{k}" for k in range(1, 6) for axis in "xy"]
+
 
 def read_table(path: Path, required_columns: list[str], sha256: str | None = None) -> pd.DataFrame:
-    """The csv at `path`, every cell as text. Raises UserError with the line number where it is not plain csv.
+    """The csv at `path` with every cell as text (dtype str).
 
-    Legal: UTF-8 (a byte order mark is passed over), commas, a header with the required columns (others may be
-    there too), rows of exactly the header's length, a line end after the last one (without it the file may
-    have been cut). `sha256`: what the file's bytes must hash to, where that was recorded.
+    Plain csv is UTF-8, with or without a byte order mark, has commas between the cells, a header with at least the
+    required columns, rows that are exactly as long as the header, and a line end after the last row; without that
+    line end the file may have been cut. `sha256` is the hash that the bytes of the file must have, where one was
+    recorded. Raises UserError, which names the file and the line, for anything else.
     """
     path = Path(path)
     try:
@@ -72,8 +77,10 @@ def _checked_header(cells: list[str], required: list[str], where: str) -> list[s
 
 
 def write_table(path: Path, frame: pd.DataFrame) -> None:
-    """`frame` (cells of text; None and NaN become empty) as csv that `read_table` gives back, whole or not at
-    all.
+    """Write `frame` as a csv that `read_table` reads back, whole or not at all.
+
+    Cells are written as `str` gives them; None and NaN become empty. Raises UserError where a cell holds a line break,
+    a zero byte or what UTF-8 cannot say.
     """
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
@@ -106,6 +113,7 @@ def number(low: float, high: float) -> pa.Column:
 
 
 def checked(frame: pd.DataFrame, schema: pa.DataFrameSchema, path: Path) -> pd.DataFrame:
+    """`frame` itself where it meets the schema; else UserError with the file, the line and the first bad cell."""
     if missing := [name for name in schema.columns if name not in frame]:
         raise UserError(f"{path}: no column {', '.join(missing)}: run the stage that writes it again")
     try:

@@ -25,9 +25,9 @@ from tqdm.auto import tqdm
 from ..base.atomic import sha256_of, write_json, write_text
 from ..base.errors import UserError
 from ..base.paths import inside
-from ..base.processes import cores, only_writer, spread
-from ..base.tables import read_table, write_table
-from .alignment_table import ALIGNMENT_COLUMNS, MATRIX, POINTS, check_alignment
+from ..base.processes import cores, only_writer, run_tasks
+from ..base.tables import POINTS, read_table, write_table
+from .alignment_table import ALIGNMENT_COLUMNS, MATRIX, check_alignment
 from .decoding import read_pair
 from .depth_check import depth_marks
 from .faces import BATCH_PIXELS, Faces, choose_face, find_faces, load_detector
@@ -366,7 +366,7 @@ def _run(chunks: list[list[PairFiles]], job: Job, workers: int | None) -> Iterat
     if workers is None:  # a process of its own takes seconds to import torch
         workers = min(cores(), sum(map(len, chunks)) // 400)
     try:
-        yield from spread(partial(_aligner, job), chunks, workers)
+        yield from run_tasks(partial(_aligner, job), chunks, workers)
     except UserError as error:
         raise UserError(f"{job.output_dir}: {error}") from None
 

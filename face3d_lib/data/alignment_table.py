@@ -7,11 +7,10 @@ import pandas as pd
 import pandera.pandas as pa
 
 from ..base.errors import UserError
-from ..base.tables import checked, number
+from ..base.tables import POINTS, checked, number
 from .pairs import STATUSES
 
 MATRIX = ["m00", "m01", "m02", "m10", "m11", "m12"]
-POINTS = [f"{axis}{k}" for k in range(1, 6) for axis in "xy"]  # left, right eye, nose tip, mouth corners
 DEPTH_MARKS = ["relief", "nose_dx", "nose_dy", "registration"]  # eye distances; see align.check_depth
 ALIGNMENT_COLUMNS = [
     "pair_id", "subject_id", "status", "detail", "rgb_path", "depth_path",

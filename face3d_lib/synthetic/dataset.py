@@ -14,9 +14,9 @@ from tqdm.auto import tqdm
 
 from ..base.atomic import write_bytes, write_json
 from ..base.errors import UserError
-from ..base.processes import cores, only_writer, spread
-from ..base.tables import write_table
-from .camera import ANGLES, CONDITIONS, POINTS, SESSION_SIZE, VERSION, describe, pair
+from ..base.processes import cores, only_writer, run_tasks
+from ..base.tables import POINTS, write_table
+from .camera import ANGLES, CONDITIONS, SESSION_SIZE, VERSION, describe_pair, pair
 from .people import Knobs
 
 COLUMNS = ["pair_id", "subject_id", "session", *ANGLES, *CONDITIONS, *POINTS, "identity_seed"]
@@ -50,8 +50,8 @@ def make_dataset(
     jobs = [(root, seed, first_subject + k, images, knobs) for k in range(subjects)]
     rows = {}
     with only_writer(root), tqdm(total=subjects * len(images), desc="synthetic faces", unit="pair") as bar:
-        claim(root, settings)
-        for subject, made in spread(partial(nullcontext, make_subject), jobs, workers or cores()):
+        claim_folder(root, settings)
+        for subject, made in run_tasks(partial(nullcontext, make_subject), jobs, workers or cores()):
             rows[subject] = made
             bar.update(len(made))
         frame = pd.DataFrame([row for subject in sorted(rows) for row in rows[subject]], columns=COLUMNS)
@@ -76,7 +76,7 @@ def check_counts(
             raise UserError(f"synthetic faces: {name} is {value}: give a number from {low} to {high}")
 
 
-def claim(root: Path, settings: dict) -> None:
+def claim_folder(root: Path, settings: dict) -> None:
     """Record the settings in root/dataset.json, or raise UserError where the folder holds something else."""
     record = root / "dataset.json"
     if not record.exists():
@@ -102,7 +102,7 @@ def make_subject(job: tuple[Path, int, int, list[int], Knobs]) -> tuple[int, lis
     root, seed, subject, images, knobs = job
     rows = []
     for image in images:
-        row = describe(seed, subject, image, knobs)[0]
+        row = describe_pair(seed, subject, image, knobs)[0]
         colour_path, depth_path = (root / f"{row['pair_id']}{suffix}" for suffix in (".png", ".npy"))
         if not (colour_path.exists() and depth_path.exists()):  # a file that exists is whole
             made = pair(seed, subject, image, knobs)

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: rows 25 to 28 of what really breaks (kills, full disks, order of syncs)."""
+"""Files that are whole or not there, whatever happens: kills, full disks, the order of syncs."""
 
 import dataclasses
 import errno
@@ -22,7 +22,7 @@ OLD, NEW = b"old" * 1000, b"new" * 5000
 
 
 def test_data_is_on_the_disk_before_the_name_and_the_name_before_the_end(tmp_path, monkeypatch):
-    """Row 28: without the first sync the name may outlive the data, without the last the name may be lost."""
+    """Without the first sync the name may outlive the data, without the last the name may be lost."""
     calls, sync, rename = [], os.fsync, os.replace
 
     def fsync(handle):
@@ -52,7 +52,7 @@ STEPS = {  # what can fail while a file is written, in order
 
 @pytest.mark.parametrize("step", STEPS)
 def test_whichever_step_fails_the_old_file_is_whole_and_nothing_is_left_over(tmp_path, monkeypatch, step):
-    """Row 26. A disk that is full shows it when the file is made, written or synced."""
+    """A disk that is full shows it when the file is made, written or synced."""
     path = tmp_path / "file.pt"
     write_bytes(path, OLD)
     module, name, fails_at = STEPS[step]
@@ -91,7 +91,7 @@ def test_a_writer_that_raises_leaves_the_old_file(tmp_path):
 
 
 def test_the_folder_of_temporary_files_plays_no_part(tmp_path, monkeypatch):
-    """Row 27: a rename from another file system is a copy, which a kill cuts short."""
+    """A rename from another file system is a copy, which a kill cuts short."""
     monkeypatch.setenv("TMPDIR", str(tmp_path / "elsewhere"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))  # not there: whoever uses it fails
     with replacing(tmp_path / "data" / ("n" * 251 + ".csv")) as sibling:  # as long as a name can be
@@ -147,7 +147,6 @@ def kill_while_writing(tmp_path: Path, times: int) -> None:
 
 
 def test_a_kill_costs_nothing_that_was_written(tmp_path):
-    """Row 25."""
     kill_while_writing(tmp_path, times=6)
 
 

@@ -17,7 +17,7 @@ import pytest
 from face3d_lib.base import processes
 from face3d_lib.base.errors import UserError
 from face3d_lib.base.paths import ROOT, child_environment
-from face3d_lib.base.processes import lock, only_writer, spread, stopping_signals, unlock
+from face3d_lib.base.processes import lock, only_writer, run_tasks, stopping_signals, unlock
 
 
 def script(code: str, **options) -> subprocess.Popen:
@@ -132,14 +132,14 @@ def fail(number: int) -> int:
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_every_task_is_done_once(workers):
-    results = list(spread(partial(nullcontext, double), range(40), workers))
+    results = list(run_tasks(partial(nullcontext, double), range(40), workers))
     assert sorted(number for number, _ in results) == list(range(0, 80, 2))
     assert os.getpid() in {pid for _, pid in results}
 
 
 def test_an_error_of_a_task_reaches_the_caller_and_ends_the_workers():
     with pytest.raises(ValueError, match="task"):
-        list(spread(partial(nullcontext, fail), range(40), 2))
+        list(run_tasks(partial(nullcontext, fail), range(40), 2))
     import multiprocessing
 
     assert multiprocessing.active_children() == []
@@ -149,10 +149,10 @@ UNGUARDED = """
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from face3d_lib.base.processes import only_writer, spread
+from face3d_lib.base.processes import only_writer, run_tasks
 print("imported")
 with only_writer(Path({folder!r})):
-    print(sum(spread(partial(nullcontext, abs), range(9), 2)))
+    print(sum(run_tasks(partial(nullcontext, abs), range(9), 2)))
 """
 
 

@@ -24,10 +24,10 @@ from skimage.transform import warp as skimage_warp
 from face3d_lib.base.atomic import sha256_of
 from face3d_lib.base.errors import UserError
 from face3d_lib.base.processes import only_writer
-from face3d_lib.base.tables import read_table, write_table
+from face3d_lib.base.tables import POINTS, read_table, write_table
 from face3d_lib.data import alignment, warp
 from face3d_lib.data.alignment import align_folder, align_pair, chunks_of
-from face3d_lib.data.alignment_table import ALIGNMENT_COLUMNS, DEPTH_MARKS, MATRIX, POINTS, landmark_error
+from face3d_lib.data.alignment_table import ALIGNMENT_COLUMNS, DEPTH_MARKS, MATRIX, landmark_error
 from face3d_lib.data.depth_check import check_depth, face_relief, nose_peak
 from face3d_lib.data.faces import Detection, Faces, choose_face, find_faces, load_detector
 from face3d_lib.data.pairs import BadPair, RGBDPair

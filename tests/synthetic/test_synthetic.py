@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from face3d_lib.base.errors import UserError
-from face3d_lib.synthetic import camera, dataset, people
+from face3d_lib.synthetic import camera, dataset, people, sittings
 from face3d_lib.synthetic.camera import SESSION_SIZE, pair
 from face3d_lib.synthetic.dataset import make_dataset
 from face3d_lib.synthetic.people import Knobs
@@ -63,7 +63,7 @@ def turned_to(monkeypatch, subject=3, knobs=CLEAN, **angles):
 def test_same_numbers_same_pixels_whatever_was_made_before():
     first = pair(5, 2, SESSION_SIZE + 1)
     people.person.cache_clear()
-    people.sitting.cache_clear()
+    sittings.sitting.cache_clear()
     pair(5, 7, 0), pair(6, 2, 1)
     again = pair(5, 2, SESSION_SIZE + 1)
     for name in ("rgb", "depth", "true_depth", "mask", "landmarks"):
@@ -112,7 +112,7 @@ def test_depth_is_millimetres_and_larger_is_farther():
         assert made.true_depth[0, 0] - nose_mm > 200  # the wall
     # a head 63 mm between the eyes at its distance has that many pixels: depth and picture share one scale
     wide = eyes[1, 0] - eyes[0, 0]
-    assert 50 < wide * np.median(made.true_depth[made.mask]) / camera.describe(0, 3, 0, CLEAN)[1].focal < 75
+    assert 50 < wide * np.median(made.true_depth[made.mask]) / camera.describe_pair(0, 3, 0, CLEAN)[1].focal < 75
 
 
 def test_the_sensor_reads_the_true_surface_within_its_noise():
@@ -130,7 +130,7 @@ def test_the_sensor_reads_the_true_surface_within_its_noise():
 def test_sensor_noise_grows_with_the_square_of_the_distance():
     knobs = dataclasses.replace(CLEAN, depth_noise=3)
     noise = [
-        camera.sensed(np.full((200, 200), z, np.float32), knobs, np.random.default_rng(0)) - float(z)
+        camera.depth_readings(np.full((200, 200), z, np.float32), knobs, np.random.default_rng(0)) - float(z)
         for z in (800, 1600)
     ]
     assert np.std(noise[0]) == pytest.approx(3, rel=0.1)
@@ -201,13 +201,13 @@ def test_pictures_of_a_person_are_closer_than_those_of_two(what):
 
 def test_what_lasts_through_a_sitting_and_what_changes_between():
     knobs = Knobs()
-    same = [people.sitting(0, 1, 0, knobs), people.sitting(0, 1, 0, knobs)]
-    other = people.sitting(0, 1, 1, knobs)
+    same = [sittings.sitting(0, 1, 0, knobs), sittings.sitting(0, 1, 0, knobs)]
+    other = sittings.sitting(0, 1, 1, knobs)
     assert same[0] is same[1] or np.array_equal(same[0].albedo, same[1].albedo)
     assert not np.array_equal(same[0].albedo, other.albedo)
     assert not np.array_equal(same[0].wall, other.wall)
     still = dataclasses.replace(knobs, drift=0)
-    a, b = (people.sitting(0, 1, session, still) for session in (0, 1))
+    a, b = (sittings.sitting(0, 1, session, still) for session in (0, 1))
     assert np.array_equal(a.albedo, b.albedo)
     assert np.array_equal(a.surface, b.surface)
     assert np.array_equal(a.wall, b.wall)
@@ -267,7 +267,7 @@ def test_knobs_at_zero_switch_their_effect_off():
     assert inner.sum() > 4000
     assert np.abs(made.depth - made.true_depth)[inner].max() < 6  # rounding and 2 x 2 blocks only
     nobody = dataclasses.replace(CLEAN, shape=0, albedo=0)
-    a, b = (people.sitting(0, k, 0, nobody) for k in (1, 2))
+    a, b = (sittings.sitting(0, k, 0, nobody) for k in (1, 2))
     assert np.allclose(a.surface, b.surface, atol=0.01)
 
 
@@ -300,7 +300,7 @@ def test_mimic_moves_surface_and_landmarks_together():
     assert np.array_equal(surface, people.person(0, 3, CLEAN)[1])  # an image's, not the person's
     noses = []
     for image in range(6):
-        made, shot = pair(0, 3, image, knobs), camera.describe(0, 3, image, knobs)[1]
+        made, shot = pair(0, 3, image, knobs), camera.describe_pair(0, 3, image, knobs)[1]
         points, on_head = camera.true_landmarks(surface, shot, knobs)
         noses.append(on_head[:, 2])
         x, y = np.round(points[2]).astype(int)
@@ -311,7 +311,7 @@ def test_mimic_moves_surface_and_landmarks_together():
 def test_relief_deepens_what_all_faces_share():
     deep = dataclasses.replace(CLEAN, relief=1.5)
     flat, cut = (np.mean([people.person(0, k, q)[1][2] for k in range(3)], axis=0) for q in (CLEAN, deep))
-    head = people.template()
+    head = people.mean_head()
     nose, socket = (head.vertex(0, -31), head.vertex(24, 13))
     assert (cut - flat).ravel()[nose] > 6  # the tip's 15 mm and what lies below, times a half
     assert (cut - flat).ravel()[socket] < 0
@@ -327,7 +327,7 @@ def test_depth_pixels_as_fine_as_the_picture():
 
 def test_harder_knobs_are_seen_in_the_manifest():
     knobs = dataclasses.replace(Knobs(), glasses=1, occlusion=1, yaw=60)
-    rows = pd.DataFrame([camera.describe(0, k, 0, knobs)[0] for k in range(40)])
+    rows = pd.DataFrame([camera.describe_pair(0, k, 0, knobs)[0] for k in range(40)])
     assert set(rows.glasses) == {"yes"}
     assert set(rows.occlusion) == {"thing"}
     assert (rows.pose == "profile").mean() > 0.25
