@@ -61,8 +61,8 @@ TRANSFER = {  # the rows and columns of notebook 45
     "rgbd": "RGB-D, parallel branches",
     "rgb + depth": "RGB and depth networks, embeddings concatenated",
     "rank1": "unchanged",
-    "adapted": "whitened",
-    "turned, adapted": "turned and whitened",
+    "whitened": "whitened",
+    "turned, whitened": "turned and whitened",
 }
 ENCODINGS = {key.split()[1]: text.split(": ")[1] for key, text in LABELS.items() if key.startswith("depth ")}
 
@@ -87,9 +87,9 @@ CAPTIONS = {  # number of the notebook and name of the figure: what the picture 
     "30 training": "Loss and accuracies by epoch, softmax.",
     "30 floor": "The smallest loss that normalised softmax can reach, by scale: too small a scale cannot fit the labels.",
     "31 training": "Loss, accuracies and angles by epoch, ArcFace.",
-    "31 stall": "A margin of 60 degrees stalls the training when it is applied at once, and less so when it is eased in.",
+    "35 stall": "A margin of 60 degrees stalls the training when it is applied at once, and less so when it is eased in.",
     "32 training": "Loss and accuracies by epoch, semi-hard triplets.",
-    "32 collapse": "Batch-hard triplets collapse: the cosines of the same and of other people rise together.",
+    "35 collapse": "Batch-hard triplets collapse: the cosines of the same and of other people rise together.",
     "33 training": "Loss and accuracies by epoch, multi-similarity.",
     "33 partners": "Share of pictures that meet another picture of their person in a batch, by the number of people.",
     "34 training": "Loss and accuracies by epoch, AdaFace.",

@@ -143,8 +143,50 @@ def plot_training(ax, history: pd.DataFrame):
     right.set(ylabel="accuracy", ylim=(0, 1.02))
     right.spines["right"].set_visible(True)
     lines = [*ax.get_lines(), *right.get_lines()]
-    ax.figure.legend(lines, [line.get_label() for line in lines], loc="outside upper center", ncols=3)
+    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 3, "columnspacing": 1.0}
+    ax.legend(lines, [line.get_label() for line in lines], **above)
     return ax
+
+
+WATCHED = {  # a value that a loss watches: (the quantity on the axis, its name in the legend)
+    "angle_deg": ("mean angle, degrees", "to the own class"),
+    "angle_other_deg": ("mean angle, degrees", "to the nearest other class"),
+    "centre_distance": ("mean distance", "embedding to its centre"),
+    "centre_spread": ("mean distance", "centre to the origin"),
+    "cos_same": ("mean cosine", "pairs of one person"),
+    "cos_other": ("mean cosine", "pairs of two people"),
+    "left": ("share that the miner chose", "of the batch's triplets or pairs"),
+    "norm": ("length of the embeddings", "mean"),
+    "norm_sd": ("length of the embeddings", "standard deviation in a batch"),
+    "norm_outside": ("share of embeddings", "with a length outside the range"),
+}
+
+
+def plot_watched(ax, history: pd.DataFrame, names: list[str]):
+    """By epoch, the values `names` that a loss watched; they are columns of `history` and share a unit."""
+    for name, style in zip(names, cycle(("-", "--", ":"))):
+        quantity, label = WATCHED.get(name, (name, name))
+        ax.plot(history["epoch"], history[name], linestyle=style, marker="o", markersize=3, label=label)
+        ax.set(xlabel="epoch", ylabel=quantity)
+    ax.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize="small")
+    return ax
+
+
+def training_figure(history: pd.DataFrame):
+    """The figure of one training: loss and accuracies by epoch, and a panel for each quantity that the loss watched.
+
+    history: the table that `fit.fit` returns, in which the watched values follow the column `best`.
+    """
+    panels: dict[str, list[str]] = {}
+    for name in history.columns[history.columns.get_loc("best") + 1 :]:
+        panels.setdefault(WATCHED.get(name, (name, name))[0], []).append(name)
+    ratios = [1.5, *[1] * len(panels)]
+    figure, axes = plt.subplots(1, len(ratios), figsize=(4 + 3 * len(panels), 3.3), squeeze=False, width_ratios=ratios)
+    plot_training(axes[0, 0], history)
+    for ax, names in zip(axes[0, 1:], panels.values(), strict=True):
+        plot_watched(ax, history, names)
+    return figure
 
 
 def plot_settings(ax, table: pd.DataFrame, column: str, label: str):

@@ -47,7 +47,7 @@ def counts_text(rates: dict) -> str:
 def rates_text(rates: dict) -> str:
     """Two lines: closed-set accuracy, and equal error rate on unseen people, each with its 95 % interval."""
 
-    def shown(name):
+    def shown(name: str) -> str:
         return f"{rates[name]:.3f} [{rates[f'{name}_low']:.3f}, {rates[f'{name}_high']:.3f}]"
 
     what = f"{rates['modality']}, {rates['loss']}"

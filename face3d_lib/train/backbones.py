@@ -39,7 +39,7 @@ class Facenet(nn.Sequential):
             delattr(self, name)
         return nn.Sequential(pool, nn.Flatten(), linear, norm)
 
-    def forward_features(self, image):
+    def forward_features(self, image: torch.Tensor) -> torch.Tensor:
         if min(image.shape[2:]) < self.smallest:
             raise UserError(f"facenet needs crops of {self.smallest} px or more: set input_size = 160")
         for name, layer in self.named_children():

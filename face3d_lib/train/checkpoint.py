@@ -7,13 +7,12 @@ import pickle
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.distributed
 
 from ..base.atomic import require_space, write_bytes
 from ..base.errors import UserError
-from .losses import describe
+from .objective import Objective
 
 DIGEST_BYTES = 32  # length of the SHA-256 at the end of a checkpoint
 
@@ -44,26 +43,6 @@ class State:
         return row
 
 
-def identify(objective, pack, train, evaluation, settings, augmentation) -> dict:
-    """What has to agree before a training is resumed, as plain values by name."""
-
-    def digest(array):
-        return hashlib.sha256(np.ascontiguousarray(array, dtype=np.int64).tobytes()).hexdigest()[:16]
-
-    identity = {key: value for key, value in asdict(settings).items() if key not in ("save_seconds", "compile")}
-    identity |= {key: value for key, value in asdict(objective.embedder.architecture).items()}
-    identity |= {f"augmentation.{key}": value for key, value in (asdict(augmentation) if augmentation else {}).items()}
-    identity |= {"loss": describe(objective.loss), "code": code_digest()}
-    identity |= {f"pack {name}": value[:16] for name, value in pack.info["sha256"].items()}
-    parts = {
-        "train_rows": train[0],
-        "train_labels": train[1],
-        "eval_rows": evaluation[0],
-        "eval_labels": evaluation[1],
-    }
-    return identity | {key: digest(value) for key, value in parts.items()}
-
-
 def code_digest() -> str:
     """A hash of the files that decide what a step does."""
     here = Path(__file__).parent
@@ -71,7 +50,9 @@ def code_digest() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
 
 
-def save_checkpoint(path: Path, objective, optimizer, identity: dict, state: State) -> None:
+def save_checkpoint(
+    path: Path, objective: Objective, optimizer: torch.optim.Optimizer, identity: dict, state: State
+) -> None:
     """Write everything that a training needs to resume, whole or not at all."""
     parts = {"objective": objective.state_dict(), "optimizer": optimizer.state_dict()}
     write_checkpoint(path, parts | {"identity": identity, "state": asdict(state)})
@@ -108,7 +89,7 @@ def read_checkpoint(path: Path) -> dict:
         raise UserError(f"{path}: not a checkpoint that can be read ({reason}): delete it to start again") from None
 
 
-def load_checkpoint(path: Path, objective, optimizer, identity: dict) -> State:
+def load_checkpoint(path: Path, objective: Objective, optimizer: torch.optim.Optimizer, identity: dict) -> State:
     """Fill objective and optimizer from `path` and return the state of the training; a new State where there is no file.
 
     UserError: the file cannot be read, or belongs to a training with another `identity`; the message lists what differs.
@@ -125,5 +106,5 @@ def load_checkpoint(path: Path, objective, optimizer, identity: dict) -> State:
     return State(**saved["state"])
 
 
-def _short(value) -> str:
+def _short(value: object) -> str:
     return " ".join(str(value).split())[:60]

@@ -41,7 +41,7 @@ class Architecture:
     modality_dropout: float = 0.0  # share of training pairs from which colour or, equally often, depth is withheld
     input_size: int = 0  # px to which crops are resized; 0: they stay as they are
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for field in fields(self):
             value, known = getattr(self, field.name), get_args(field.type)
             known = tuple(ENCODINGS) if field.name == "encoding" else known
@@ -68,7 +68,7 @@ class Branch(nn.Module):
         fits = own is not None and own[-1].num_features == embedding_size
         self.neck = own if fits else make_neck(backbone.num_features, embedding_size, grid_of(backbone))
 
-    def forward(self, image):
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         features = self.backbone.forward_features(image)
         return features, self.neck(features)
 

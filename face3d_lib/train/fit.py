@@ -7,13 +7,14 @@ every process takes its share of the same batches, and the loss sees the embeddi
 compute what one process would.
 """
 
+import hashlib
 import json
 import math
 import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -36,11 +37,12 @@ from ..base.processes import PREEMPTING, stopping_signals
 from ..data.pack import Batch, Pack
 from .augment import Augmentation
 from .batches import epoch_batches, person_batches, train_batches
-from .checkpoint import State, identify, load_checkpoint, read_checkpoint, save_checkpoint, write_checkpoint
+from .checkpoint import State, code_digest, load_checkpoint, read_checkpoint, save_checkpoint, write_checkpoint
 from .closed_set import LabelledRows, classify, closed_set_accuracy
 from .draws import STEP, random_stream
 from .embedder import Embedder
 from .encodings import require_meaning
+from .losses import describe
 from .objective import Objective
 
 
@@ -148,7 +150,16 @@ class _Training:
             save_checkpoint(self.folder / "last.pt", self.objective, self.plain_optimizer, self.identity, self.state)
 
 
-def _prepare(accelerator, objective, pack, train, evaluation, folder, settings, augmentation) -> _Training:
+def _prepare(
+    accelerator: Accelerator,
+    objective: Objective,
+    pack: Pack,
+    train: LabelledRows,
+    evaluation: LabelledRows,
+    folder: Path,
+    settings: FitSettings,
+    augmentation: Augmentation | None,
+) -> _Training:
     """Everything on its device, filled from last.pt where there is one."""
     folder = Path(broadcast_object_list([str(folder)])[0])  # all processes use the folder of rank 0
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,6 +179,33 @@ def _prepare(accelerator, objective, pack, train, evaluation, folder, settings, 
         accelerator, objective, model, optimizer, wrapped, pack.resident(accelerator.device), train, evaluation,
         folder, settings, augmentation, identity, state,
     )  # fmt: skip
+
+
+def identify(
+    objective: Objective,
+    pack: Pack,
+    train: LabelledRows,
+    evaluation: LabelledRows,
+    settings: FitSettings,
+    augmentation: Augmentation | None,
+) -> dict:
+    """What has to agree before a training is resumed, as plain values by name."""
+
+    def digest(array: np.ndarray) -> str:
+        return hashlib.sha256(np.ascontiguousarray(array, dtype=np.int64).tobytes()).hexdigest()[:16]
+
+    identity = {key: value for key, value in asdict(settings).items() if key not in ("save_seconds", "compile")}
+    identity |= {key: value for key, value in asdict(objective.embedder.architecture).items()}
+    identity |= {f"augmentation.{key}": value for key, value in (asdict(augmentation) if augmentation else {}).items()}
+    identity |= {"loss": describe(objective.loss), "code": code_digest()}
+    identity |= {f"pack {name}": value[:16] for name, value in pack.info["sha256"].items()}
+    parts = {
+        "train_rows": train[0],
+        "train_labels": train[1],
+        "eval_rows": evaluation[0],
+        "eval_labels": evaluation[1],
+    }
+    return identity | {key: digest(value) for key, value in parts.items()}
 
 
 def steps_of(train: LabelledRows, settings: FitSettings) -> int:

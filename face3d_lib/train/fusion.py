@@ -15,6 +15,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+Tensors = Sequence[torch.Tensor]  # one of colour and one of depth
+
 
 def make_neck(features: int, embedding_size: int, grid: int) -> nn.Sequential:
     """A module that maps a feature map (B, features, h, w) to embeddings (B, embedding_size)."""
@@ -33,7 +35,7 @@ class Fusion(nn.Module):
     parts = 1  # the joint embedding is this many times as long as that of a branch
     trains_branches = True  # whether gradients of the joint loss reach the branches
 
-    def branch_embeddings(self, embeddings: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def branch_embeddings(self, embeddings: Tensors) -> list[torch.Tensor]:
         """Each branch's embedding as (B, D), for the loss that the branch has of its own."""
         return [*embeddings]
 
@@ -53,14 +55,14 @@ class Parallel(Fusion):
     def __init__(self, features: int, embedding_size: int, grid: int):
         super().__init__()
 
-    def branch_embeddings(self, embeddings: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def branch_embeddings(self, embeddings: Tensors) -> list[torch.Tensor]:
         """Each branch's embedding twice in a row.
 
         It then has the size that the loss expects, cosines stay the same, and every weight of the loss is used.
         """
         return [torch.cat([embedding, embedding], 1) for embedding in embeddings]
 
-    def forward(self, maps, embeddings, present):
+    def forward(self, maps: Tensors, embeddings: Tensors, present: torch.Tensor) -> torch.Tensor:
         return torch.cat([zero_absent(e.detach(), present[:, i]) for i, e in enumerate(embeddings)], 1)
 
 
@@ -70,7 +72,7 @@ class Joined(Fusion, nn.Sequential):
     def __init__(self, features: int, embedding_size: int, grid: int):
         super().__init__(nn.Linear(2 * embedding_size, embedding_size, bias=False), nn.BatchNorm1d(embedding_size))
 
-    def forward(self, maps, embeddings, present):
+    def forward(self, maps: Tensors, embeddings: Tensors, present: torch.Tensor) -> torch.Tensor:
         return super().forward(torch.cat([zero_absent(e, present[:, i]) for i, e in enumerate(embeddings)], 1))
 
 
@@ -84,12 +86,12 @@ class GatedSum(Fusion):
         super().__init__()
         self.gate = nn.Linear(2 * embedding_size, embedding_size)
 
-    def weights(self, embeddings: Sequence[torch.Tensor], present: torch.Tensor) -> torch.Tensor:
+    def weights(self, embeddings: Tensors, present: torch.Tensor) -> torch.Tensor:
         """(B, D) the weight w of colour: 1 where depth is missing, 0 where colour is missing."""
         share = torch.sigmoid(self.gate(torch.cat([*embeddings], 1)))
         return torch.where(present.all(1, keepdim=True), share, present[:, :1].to(share.dtype))
 
-    def forward(self, maps, embeddings, present):
+    def forward(self, maps: Tensors, embeddings: Tensors, present: torch.Tensor) -> torch.Tensor:
         colour, depth = (zero_absent(e, present[:, i]) for i, e in enumerate(embeddings))
         share = self.weights((colour, depth), present)
         return share * colour + (1 - share) * depth
@@ -129,7 +131,7 @@ class AttentionFusion(Fusion):
         self.attention = Attention(2 * features)
         self.neck = make_neck(2 * features, embedding_size, grid)
 
-    def forward(self, maps, embeddings, present):
+    def forward(self, maps: Tensors, embeddings: Tensors, present: torch.Tensor) -> torch.Tensor:
         features = torch.cat([zero_absent(m, present[:, i]) for i, m in enumerate(maps)], 1)
         features = features * self.attention.of_channels(features)
         return self.neck(features * self.attention.of_places(features))
@@ -147,7 +149,7 @@ class DepthAttention(Fusion):
         self.attention = Attention(features)
         self.neck = make_neck(features, embedding_size, grid)
 
-    def forward(self, maps, embeddings, present):
+    def forward(self, maps: Tensors, embeddings: Tensors, present: torch.Tensor) -> torch.Tensor:
         colour, depth = maps
         weight = self.attention.of_channels(depth) * self.attention.of_places(depth)
         weighted = colour * torch.where(present[:, 1, None, None, None], weight, 1)

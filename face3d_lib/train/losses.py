@@ -259,7 +259,7 @@ class MarginLoss(WatchedLoss):
         return total
 
     @torch.no_grad()
-    def _record_angles(self, embeddings, labels):
+    def _record_angles(self, embeddings: torch.Tensor, labels: torch.Tensor) -> None:
         cosines = self.loss.get_cosine(embeddings).clamp(-1, 1)
         other = cosines.scatter(1, labels[:, None], -1.0).amax(1)
         own = cosines.gather(1, labels[:, None])
@@ -291,7 +291,7 @@ class MinedLoss(WatchedLoss):
         return self.loss(embeddings, labels, chosen)
 
     @torch.no_grad()
-    def _record(self, embeddings, labels, chosen):
+    def _record(self, embeddings: torch.Tensor, labels: torch.Tensor, chosen: tuple[torch.Tensor, ...] | None) -> None:
         unit = F.normalize(embeddings.float())
         cosines, same = unit @ unit.T, labels[:, None] == labels
         pair = ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)

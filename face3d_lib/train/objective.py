@@ -7,6 +7,7 @@ import torch.distributed
 from torch import nn
 from torch.distributed.nn.functional import all_gather
 
+from ..data.pack import Batch
 from .embedder import Embedder
 
 
@@ -30,7 +31,7 @@ class Objective(nn.Module):
         self.branch_losses = nn.ModuleList(copy.deepcopy(loss) for _ in range(extra))
         self.branches_train_alone = extra > 0 and not embedder.fusion.trains_branches
 
-    def forward(self, batch, labels):
+    def forward(self, batch: Batch, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         shares = shares_of(len(labels), labels.device)  # asked once per step, because the answer waits for the GPU
         together, *single = (of_all_processes(vectors.float(), shares) for vectors in self.embedder.branches(batch))
         labels = of_all_processes(labels, shares)

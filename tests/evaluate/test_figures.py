@@ -111,7 +111,23 @@ def test_landmark_errors_show_the_lost_ones():
 def test_training_without_evaluation():
     history = pd.DataFrame({"epoch": [1, 2], "loss": [2.0, 1], "train_accuracy": [0.1, 0.2], "eval_accuracy": np.nan})
     ax = figures.plot_training(plt.figure().subplots(), history)
-    assert [text.get_text() for text in ax.figure.legends[0].get_texts()] == ["loss", "training accuracy"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["loss", "training accuracy"]
+
+
+def test_a_training_has_a_panel_for_each_quantity_that_was_watched():
+    history = pd.DataFrame(
+        {"epoch": [1, 2], "loss": [2.0, 1], "train_accuracy": 0.5, "eval_accuracy": 0.4, "best": True}
+    )
+    assert len(figures.training_figure(history).axes) == 2  # loss, and accuracies on its right axis
+    watched = {"left": [0.4, 0.1], "cos_same": [0.2, 0.9], "cos_other": [0.1, 0.0], "new": [7.0, 8.0]}
+    left, _, share, cosines, new = sorted(
+        figures.training_figure(history.assign(**watched)).axes, key=lambda ax: ax.get_position().x0
+    )
+    assert left.get_ylabel() == "training loss"
+    assert share.get_ylabel().startswith("share")
+    assert cosines.get_ylabel() == "mean cosine"
+    assert [line.get_ydata().tolist() for line in cosines.get_lines()] == [[0.2, 0.9], [0.1, 0.0]]
+    assert new.get_ylabel() == "new", "a value without a description is drawn, too"
 
 
 def test_tsne_keeps_people_together_and_repeats_itself():
