@@ -25,6 +25,9 @@ Mode = Annotated[
     Literal["template", "facenet", "none"],
     typer.Option(help="five points to a template; box and margin (2019); the whole picture, unaligned"),
 ]
+Scale = Annotated[
+    float | None, typer.Option(help="factor from a number in the depth files to the unit; 1 where it is not given")
+]
 Direction = Annotated[str, typer.Option(help="farther or nearer: what a larger depth value means")]
 
 
@@ -76,12 +79,12 @@ def demo(
     name: Annotated[str, typer.Option(help="the run; without it demo, or the data folder's name")] = "",
     depth_unit: Unit = "",
     larger_is: Direction = "",
+    depth_scale: Scale = None,
     mode: Mode = "template",
     epochs: Annotated[int, typer.Option(min=0, help="of training; 0 = as the demo does")] = 0,
     seed: Annotated[int, typer.Option(help="of split and training")] = 0,
 ):
     """Run the numbered notebooks in order and end with a table. Killed and started again, it goes on where it was."""
-    from .data.pairs import find_pairs, read_convention
     from .runs.folders import refuse_real_faces, run_folder
     from .runs.plan import PLAN
     from .runs.record import up_to_date
@@ -94,14 +97,11 @@ def demo(
         run_folder(name)
     except UserError as error:
         raise UserError(f"{error}; --name NAME chooses one") from None
-    if data and not find_pairs(data):
-        raise UserError(f"{data}: no pairs: it should hold <person>/<name>.png beside <person>/<name>.npy")
+    source = {"depth_unit": depth_unit, "larger_is": larger_is, "depth_scale": depth_scale or 0.0}
     if data:
-        read_convention(data, depth_unit or None, larger_is or None)
+        check_data(data, **source)
     chosen = {
-        "00_look_at_pairs": {"data": str(data.resolve()), "depth_unit": depth_unit, "larger_is": larger_is}
-        if data
-        else {},
+        "00_look_at_pairs": {"data": str(data.resolve())} | source if data else {},
         "10_align_faces": {"mode": mode},
         "20_split_subjects": {"seed": seed},
         "30_train_softmax": {"seed": seed} | ({"epochs": epochs} if epochs else {}),
@@ -117,6 +117,21 @@ def demo(
             print(f"stopped at {step.notebook}; the same command goes on from there", file=sys.stderr)
             raise typer.Exit(code)
     print(summary(name))
+
+
+def check_data(data: Path, depth_unit: str, larger_is: str, depth_scale: float) -> None:
+    """Say before the long work what a user's own folder allows; UserError where the demo could not end."""
+    from .data import convention, manifest, pairs, prospects, splits
+
+    files = pairs.find_pairs(data)
+    pairs.require_usable(data, ((row.status, row.detail) for row in files))
+    convention.read_convention(data, depth_unit or None, larger_is or None, depth_scale or None)
+    settings = splits.SplitSettings()
+    people = prospects.expected_people(files, settings)
+    prospects.require_training(people, settings)
+    notes = manifest.read_manifest(data, [row.pair_id for row in files]).notes
+    for line in (*notes, *prospects.unmeasured(people).values()):
+        print(f"note: {line}", file=sys.stderr)
 
 
 def no_expectations(notebook: str) -> dict[str, float]:
@@ -192,9 +207,11 @@ def align(
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     depth_unit: Unit = "",
     larger_is: Direction = "",
+    depth_scale: Scale = None,
 ):
     """Find faces and warp colour and depth alike. Kill it anywhere and start it again: the same files come out."""
     from .data.alignment import align_folder
+    from .data.convention import read_convention
     from .data.depth_check import check_depth
     from .data.warp import AlignSettings
 
@@ -204,7 +221,7 @@ def align(
     settings = AlignSettings(mode=chosen, image_size=image_size, margin=44 if margin is None else margin)
     table = align_folder(
         input_dir, output_dir, settings, workers=workers or None, device=device, random_order=random_order,
-        depth_unit=depth_unit or None, larger_is=larger_is or None,
+        convention=read_convention(input_dir, depth_unit or None, larger_is or None, depth_scale),
     )  # fmt: skip
     print(table["status"].value_counts().to_string(header=False))
     print(f"{len(table)} pairs -> {output_dir / 'alignment.csv'}")
@@ -237,10 +254,15 @@ def split(
     """Write train, eval, test and dirty csv of an aligned folder (and gallery, probe, unknown for people not trained on)."""
     from dataclasses import fields
 
-    from .data.splits import SplitSettings, read_metadata, split_folder
+    from .data.manifest import read_manifest
+    from .data.pairs import find_pairs
+    from .data.splits import SplitSettings, split_folder
 
     settings = SplitSettings(ratios, people, min_images=min_images, seed=seed)
-    division = split_folder(input_dir, output_dir, settings, read_metadata(raw_dir) if raw_dir else None, raw_dir)
+    manifest = read_manifest(raw_dir, [row.pair_id for row in find_pairs(raw_dir)]) if raw_dir else None
+    for note in manifest.notes if manifest else ():
+        print(f"note: {note}", file=sys.stderr)
+    division = split_folder(input_dir, output_dir, settings, manifest, raw_dir)
     for field in fields(division):
         print(f"{field.name:8s}{len(getattr(division, field.name)):8d}")
     print(f"-> {output_dir}")
@@ -256,8 +278,9 @@ def identify(
     picture: Annotated[Path | None, typer.Option(help="write probe and best match side by side to this PNG")] = None,
 ):
     """Whose face is this? Prints the name with its score, or unknown, and the nearest of the enrolled."""
+    from .data.convention import read_convention
     from .data.decoding import read_pair
-    from .data.pairs import BadPair, read_convention, single_pair
+    from .data.pairs import BadPair, single_pair
     from .evaluate.embed import embed_pair
     from .runs.folders import run_folder
     from .serve.gallery import Gallery

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from face3d_lib import cli
 from face3d_lib.base.errors import UserError
+from face3d_lib.data.convention import DepthConvention
 from face3d_lib.data.decoding import read_pair
-from face3d_lib.data.pairs import DepthConvention, single_pair
+from face3d_lib.data.pairs import single_pair
 from face3d_lib.data.warp import AlignSettings
 from face3d_lib.evaluate.embed import Embeddings, embed_pair
 from face3d_lib.serve.gallery import Gallery

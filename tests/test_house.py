@@ -11,7 +11,10 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
     "base": ["errors", "environment", "paths", "atomic", "tables", "processes"],
     "runs": ["folders", "plan", "parameters", "record", "notebook", "runner", "sweep"],
     "synthetic": ["fields", "people", "sittings", "camera", "dataset"],
-    "data": ["pairs", "decoding", "faces", "warp", "alignment_table", "depth_check", "alignment", "splits", "pack"],
+    "data": [
+        *["convention", "pairs", "decoding", "faces", "warp", "alignment_table", "depth_check", "crops", "journal"],
+        *["alignment", "manifest", "copies", "shares", "splits", "prospects", "pack"],
+    ],
     "train": [
         *["encodings", "draws", "augment", "batches", "weights", "backbones", "fusion", "embedder"],
         *["losses", "objective", "closed_set", "training_data", "model_files", "checkpoint", "fit"],

@@ -1,4 +1,7 @@
-"""alignment.csv: its columns, what a sound table is, and how far its points lie from the true ones."""
+"""alignment.csv: its columns, what a sound table is, and how far its points lie from the true ones.
+
+The table has one row for each input pair, and every cell is text; a cell is empty where a number was not measured.
+"""
 
 from pathlib import Path
 
@@ -11,12 +14,17 @@ from ..base.tables import POINTS, checked, number
 from .pairs import STATUSES
 
 MATRIX = ["m00", "m01", "m02", "m10", "m11", "m12"]
-DEPTH_MARKS = ["relief", "nose_dx", "nose_dy", "registration"]  # eye distances; see align.check_depth
+FLIPS = {"mirrored": (1, -1), "upside_down": (-1, 1), "half_turn": (-1, -1)}  # steps through rows and columns
+DEPTH_MARKS = [  # eye distances; `depth_check` says what they mean
+    *("relief", "nose_dx", "nose_dy", "registration"), *(f"registration_{name}" for name in FLIPS)
+]  # fmt: skip
 ALIGNMENT_COLUMNS = [
     "pair_id", "subject_id", "status", "detail", "rgb_path", "depth_path",
     "n_faces", "choice", "found_at", "probability", "box_left", "box_top", "box_right", "box_bottom", *POINTS,
     *MATRIX, "depth_per_px", "valid_depth", *DEPTH_MARKS, "width", "height",
-    "rgb_sha256", "depth_sha256", "aligned_rgb_sha256", "aligned_depth_sha256",
+    "rgb_sha256", "depth_sha256",  # of the input files' bytes
+    "depth_map_sha256",  # of the depth map once read, (H, W) float32
+    "aligned_rgb_sha256", "aligned_depth_sha256",  # of the crops' files
 ]  # fmt: skip
 _named = pa.Column(str, pa.Check.str_length(min_value=1))
 _PIXEL = number(-1e6, 1e6)
@@ -55,8 +63,9 @@ AlignmentTable = pa.DataFrameSchema(
 
 
 def check_alignment(frame: pd.DataFrame, path: Path = Path("alignment.csv")) -> pd.DataFrame:
-    """`frame` itself where it is a sound alignment table with at least one row; else UserError naming
-    `path`.
+    """`frame` itself where it is a sound alignment table with at least one row.
+
+    Raises UserError, which names `path`, where it is not.
     """
     if not len(frame):
         raise UserError(f"{path}: no rows: align a folder that holds pairs")
@@ -64,11 +73,12 @@ def check_alignment(frame: pd.DataFrame, path: Path = Path("alignment.csv")) -> 
 
 
 def landmark_error(frame: pd.DataFrame, truth: pd.DataFrame) -> pd.Series:
-    """Mean distance of five points from the true ones over the true distance between the eyes, by pair_id.
+    """Mean distance of the five points from the true ones, in parts of the true distance between the eyes.
 
-    Both tables have pair_id and x1, y1 .. x5, y5 in source pixels; rows of `frame` without points or truth
-    are left out.
+    Returns float64 by pair_id. Both tables have pair_id and x1, y1 .. x5, y5 in source pixels; pairs without
+    points in either are left out.
     """
+    truth = truth[(truth[POINTS] != "").all(axis=1)]
     found = frame[(frame["x1"] != "") & frame["pair_id"].isin(truth["pair_id"])].set_index("pair_id")
     true = truth.set_index("pair_id").loc[found.index, POINTS].astype(float).to_numpy().reshape(-1, 5, 2)
     points = found[POINTS].astype(float).to_numpy().reshape(-1, 5, 2)

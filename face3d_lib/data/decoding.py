@@ -1,7 +1,19 @@
 """Reading the pixels of a pair: the bytes of two files become one picture and one depth map.
 
-Depth leaves this file in one form: float32, larger = farther, 0 = no reading, every reading finite and above
-0.
+Whatever the sensor, depth leaves this file in one form: (H, W) float32 in millimetres (or in "pixel" where the
+data set has no unit), larger = farther, 0 = no reading, every reading finite and above 0.
+
+These numbers in a file mean that nothing was measured, in every dtype alike:
+- 0, negative numbers (-1 in VAP RGB-D, -999999 in FRGC, -1e9 in Bosphorus), NaN (ROS), infinity (Open3D);
+- 65535, the largest 16-bit number, also as 65.535 in metres: librealsense stores it where the distance is
+  beyond the range (librealsense issues 3508 and 12918); nobody's face is 65 metres away;
+- the largest number of a sensor with fewer bits (2047 of a Kinect v1, FREENECT_DEPTH_RAW_NO_VALUE in
+  libfreenect.h; 1023, 4095, 8191, 16383, 32767 alike), and 65535 in a unit of 0.25, 0.1 or 0.01 mm after
+  conversion. A distance may truly have such a value, so it counts as a mark only where it is the map's largest
+  number, at least one pixel in a thousand has it, and no other number lies in the quarter below it: surfaces
+  continue, marks stand alone;
+- what dataset.json lists under `no_reading`, such as 10000;
+- numbers above LARGEST_READING.
 """
 
 import hashlib
@@ -9,12 +21,15 @@ import io
 import os
 import stat
 import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .pairs import BadPair, DepthConvention, PairFiles, RGBDPair, one_line
+from .convention import DepthConvention
+from .pairs import BadPair, PairFiles, RGBDPair, failure, require_usable
 
 FORMATS = ("PNG", "JPEG", "BMP")  # by content, not by name; JPEG brings MPO, of which the first picture is read
 MAX_PIXELS = 50_000_000  # a picture of 12 kB can unpack to gigabytes
@@ -22,15 +37,22 @@ MAX_FILE_BYTES = 400_000_000  # 50 Mpx of float64
 MIN_READINGS = 0.001  # share of the pixels with a reading below which a depth map counts as empty
 LARGEST_READING = 2.0**19  # mm or px; above it float32 no longer holds a tenth of the unit: no reading
 OFFSET = 4096.0  # far = OFFSET - near where larger means nearer; a larger power of two where readings reach it
-PLAUSIBLE_MM = (10.0, 20_000.0)  # a median outside is a unit declared wrongly
+PLAUSIBLE_MM = (10.0, 20_000.0)  # a median outside means that the unit is declared wrongly
+PORTRAIT_MM = (150.0, 3_000.0)  # distances at which faces are usually recorded; for the hint, not for a verdict
+LIKELY_FLOATS = (1e-3, 1e6)  # depths as floats lie between these in every unit
+FULL_SCALE = 65535  # the largest 16-bit number
+# Numbers that may be a mark for "too far": the largest of 10 to 16 bits, and 65535 counts of 0.25, 0.1 and 0.01 mm.
+MARKS = (*(2**bits - 1 for bits in range(10, 17)), *(FULL_SCALE * mm for mm in (0.25, 0.1, 0.01)))
+MARK_SHARE = 0.001  # of the pixels: at least this share must hold a mark
+MARK_GAP = 0.75  # of the mark: no reading lies between this and the mark itself
 
 
 def read_pair(files: PairFiles, convention: DepthConvention) -> RGBDPair:
     """The pair's pixels. Raises BadPair with one of STATUSES and a line that names the file and the fix.
 
-    A picture is turned upright by its EXIF orientation. Depth of the upright shape is taken as upright (also
-    where the stored shape is the same: half turns, mirrorings, squares); depth of the stored shape only is
-    turned alike.
+    A picture is turned upright by its EXIF orientation. Depth that has the shape of the upright picture is
+    taken as upright already (so for half turns, mirror images and squares); depth that has the shape of the
+    stored picture only is turned in the same way.
     """
     if files.status != "ok":
         raise BadPair(files.status, f"{files.pair_id}: {files.detail}")
@@ -48,18 +70,71 @@ def read_pair(files: PairFiles, convention: DepthConvention) -> RGBDPair:
     )
 
 
+def read_pairs(files: Iterable[PairFiles], convention: DepthConvention) -> Iterator[tuple[PairFiles, RGBDPair | None]]:
+    """(row, pair) of each of `files` in turn; one that cannot be read never ends the reading of the others.
+
+    `pair` is None where the pair cannot be read; `row` then says why in its status and detail.
+    """
+    for row in files:
+        try:
+            pair = read_pair(row, convention)
+        except Exception as error:  # whatever happens to one pair is this pair's row
+            status, detail = failure(error)
+            yield replace(row, status=status, detail=detail if row.status == "ok" else row.detail), None
+        else:
+            yield row, pair
+
+
+def read_one_of_each(
+    root: Path, files: Iterable[PairFiles], convention: DepthConvention, people: int
+) -> list[RGBDPair]:
+    """The first readable pair of each person, of at most `people` people, in the order of `files`.
+
+    Raises UserError with the commonest reason where no pair of `root` can be read.
+    """
+    found: dict[str, RGBDPair] = {}
+    unread = []
+    waiting = (row for row in files if row.subject_id not in found)  # asked anew before each pair is read
+    for row, pair in read_pairs(waiting, convention):
+        if pair is not None:
+            found[row.subject_id] = pair
+        else:
+            unread.append((row.status, row.detail))
+        if len(found) >= people:
+            break
+    if not found:
+        require_usable(root, unread)
+    return list(found.values())
+
+
 def read_rgb(path: Path) -> np.ndarray:
-    """The picture (H, W, 3) uint8 in RGB order, upright. Raises BadPair."""
+    """The picture in `path`, (H, W, 3) uint8 in RGB order, upright. Raises BadPair."""
     return _decode_rgb(_bytes_of(path, "decode_error", "too_large"), path)[0]
 
 
-def read_depth(path: Path, convention: DepthConvention, shape: tuple, orientation: int = 1) -> np.ndarray:
-    """Depth (H, W) float32 of a picture with this upright `shape` and EXIF orientation. Raises BadPair."""
+def read_pictures(paths: dict[str, Path | None]) -> Iterator[tuple[str, np.ndarray | None, str]]:
+    """(pair_id, picture as of `read_rgb`, "") of each of `paths`; (pair_id, None, why) where it cannot be read."""
+    for pair_id, path in paths.items():
+        try:
+            if path is None:
+                raise BadPair("missing_rgb", f"{pair_id}: the picture is not there")
+            picture = read_rgb(path)
+        except Exception as error:
+            yield pair_id, None, failure(error)[1]
+        else:
+            yield pair_id, picture, ""
+
+
+def read_depth(path: Path, convention: DepthConvention, shape: tuple[int, ...], orientation: int = 1) -> np.ndarray:
+    """The depth map in `path`, (H, W) float32, for a picture of this upright `shape` and EXIF `orientation`.
+
+    Raises BadPair.
+    """
     return _decode_depth(_bytes_of(path, "bad_depth", "bad_depth"), path, convention, tuple(shape[:2]), orientation)
 
 
 def _bytes_of(path: Path, unreadable: str, oversized: str) -> bytes:
-    """The file's bytes, read once: what is hashed is what is decoded, and no header sizes memory."""
+    """The file's bytes, read once, so that what is hashed is what is decoded and no header decides on memory."""
     try:
         facts = os.stat(path)
         if not stat.S_ISREG(facts.st_mode):
@@ -73,8 +148,12 @@ def _bytes_of(path: Path, unreadable: str, oversized: str) -> bytes:
         raise BadPair(unreadable, f"{path}: cannot be read ({error.strerror}): {fix}") from None
 
 
-def _open_image(data: bytes, path: Path, formats: tuple) -> Image.Image:
-    """The image with its header read and its size within bounds; nothing is unpacked yet."""
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _open_image(data: bytes, path: Path, formats: tuple[str, ...]) -> Image.Image:
+    """The image with its header read and its size within bounds; its pixels are not unpacked yet."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter
         try:
@@ -92,37 +171,51 @@ def _open_image(data: bytes, path: Path, formats: tuple) -> Image.Image:
 
 
 def _decode_rgb(data: bytes, path: Path) -> tuple[np.ndarray, int]:
-    """Upright (H, W, 3) uint8 and the EXIF orientation (1-8) that was undone.
+    """The upright picture, (H, W, 3) uint8, and the EXIF orientation (1-8) that was undone.
 
-    On purpose: grey is copied to three channels, alpha is dropped (colours stay as stored), palettes and CMYK
-    are converted, 16-bit grey is scaled from 0..65535 to 0..255. Animations and other modes are refused.
+    Grey is copied to three channels, alpha is dropped (colours stay as they are stored), palettes and CMYK are
+    converted, and 16-bit grey is scaled from 0..65535 to 0..255. Animations and other modes are refused.
     """
     try:
-        image = _open_image(data, path, FORMATS)
-        if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-            raise BadPair("unsupported_mode", f"{path}: an animation: save one picture of it")
-        orientation = image.getexif().get(0x0112, 1)
-        if image.mode.startswith("I;16"):
-            grey = (np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535
-            rgb = np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
-        elif image.mode in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
-            if image.mode == "P":  # by way of RGBA: a transparent colour is still a colour
-                image = image.convert("RGBA")
-            rgb = np.asarray(image.convert("RGB"))
-        else:
-            problem = f"pixel mode {image.mode} is not read"
-            raise BadPair("unsupported_mode", f"{path}: {problem}: save it as 8-bit RGB")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of odd metadata, which does not matter here
+            image = _open_image(data, path, FORMATS)
+            if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+                raise BadPair("unsupported_mode", f"{path}: an animation: save one picture of it")
+            rgb, orientation = _rgb_of(image, path), _orientation(image)
     except BadPair:
         raise
     except Exception as error:  # whatever a parser raises: OSError, SyntaxError, struct.error, ...
-        problem = f"not a readable picture ({one_line(error)})"
+        problem = f"not a readable picture ({_one_line(error)})"
         raise BadPair("decode_error", f"{path}: {problem}: replace it") from None
-    orientation = orientation if orientation in range(1, 9) else 1
     return np.ascontiguousarray(_upright(rgb, orientation)), orientation
 
 
+def _rgb_of(image: Image.Image, path: Path) -> np.ndarray:
+    if image.mode.startswith("I;16"):
+        grey = (np.asarray(image).astype(np.uint32) * 255 + 32767) // 65535
+        return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
+        raise BadPair("unsupported_mode", f"{path}: pixel mode {image.mode} is not read: save it as 8-bit RGB")
+    if image.mode == "P":  # by way of RGBA, because a transparent colour is still a colour
+        image = image.convert("RGBA")
+    return np.asarray(image.convert("RGB"))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation (1-8); 1 where there is none, or where the metadata cannot be read."""
+    try:
+        orientation = image.getexif().get(0x0112, 1)
+    except Exception:  # damaged metadata does not spoil the picture
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """(H, W, ...) as stored -> as displayed, for an EXIF orientation 1-8 (Exif 2.32, tag 0x0112)."""
+    """Pixels (H, W, ...) as they are stored, turned as they are displayed at an EXIF orientation 1-8.
+
+    The meaning of the orientations is that of Exif 2.32, tag 0x0112.
+    """
     if orientation >= 5:
         pixels = pixels.swapaxes(0, 1)
     if orientation in (2, 3, 6, 7):
@@ -132,14 +225,16 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
     return pixels
 
 
-def _decode_depth(data: bytes, path: Path, convention: DepthConvention, shape: tuple, orientation: int) -> np.ndarray:
-    """Raw numbers -> canonical depth (H, W) float32, mm or pixel."""
+def _decode_depth(
+    data: bytes, path: Path, convention: DepthConvention, shape: tuple[int, ...], orientation: int
+) -> np.ndarray:
+    """The bytes of a depth file as depth (H, W) float32 in the form that the top of this file describes."""
     try:
         raw = _png_numbers(data, path) if str(path).lower().endswith(".png") else _npy_numbers(data)
     except BadPair as error:
         raise BadPair("bad_depth", str(error)) from None
     except Exception as error:
-        problem = f"not a readable depth map ({one_line(error)}): save it again with numpy.save"
+        problem = f"not a readable depth map ({_one_line(error)}): save it again with numpy.save"
         raise BadPair("bad_depth", f"{path}: {problem}") from None
     raw = raw[..., 0] if raw.ndim == 3 and raw.shape[2] == 1 else raw
     stored = shape if orientation < 5 else shape[::-1]
@@ -179,22 +274,15 @@ def _png_numbers(data: bytes, path: Path) -> np.ndarray:
 
 
 def _canonical(raw: np.ndarray, path: Path, convention: DepthConvention) -> np.ndarray:
-    """Numbers in the data set's convention -> (H, W) float32, larger = farther, 0 = no reading.
-
-    No reading: 0, negative, NaN, infinite, 65535 in 16 bits (a sensor's mark for "too far"), above
-    LARGEST_READING.
-    """
-    reading = np.isfinite(raw) & (raw > 0)
-    if raw.dtype.kind == "u" and raw.dtype.itemsize == 2:
-        reading &= raw < 65535
-    depth = np.where(reading, raw, 0).astype(np.float64) * (1000.0 if convention.unit == "m" else 1.0)
-    if convention.unit != "pixel" and convention.larger_is == "farther" and reading.any():
-        low, high = PLAUSIBLE_MM
-        median = float(np.median(depth[reading]))
-        if not low <= median <= high:
-            other = "metres" if low <= median * 1000 <= high else "millimetres" if median > high else "another unit"
-            problem = f"a median depth of {median:g} mm is no distance of a face; it looks like {other}"
-            raise BadPair("bad_depth", f"{path}: {problem}: declare depth_unit in dataset.json")
+    """The numbers of a file as depth (H, W) float32 in the form that the top of this file describes."""
+    if _bytes_swapped(raw):
+        problem = "its bytes look swapped (big-endian numbers written as little-endian, or the other way round)"
+        raise BadPair("bad_depth", f"{path}: {problem}: save it again from the sensor's numbers")
+    reading = _readings(raw, convention)
+    depth = np.where(reading, raw, 0).astype(np.float64) * convention.scale
+    if convention.unit != "pixel" and reading.any():
+        _require_metric(depth[reading], path, convention)
+    depth *= 1000.0 if convention.unit == "m" else 1.0
     depth[depth > LARGEST_READING] = 0
     depth = depth.astype(np.float32)
     readings = np.count_nonzero(depth)
@@ -205,3 +293,84 @@ def _canonical(raw: np.ndarray, path: Path, convention: DepthConvention) -> np.n
         offset = max(OFFSET, 2.0 ** (np.floor(np.log2(depth.max())) + 1))
         depth = np.where(depth > 0, np.float32(offset) - depth, np.float32(0))
     return np.ascontiguousarray(depth, np.float32)
+
+
+def _readings(raw: np.ndarray, convention: DepthConvention) -> np.ndarray:
+    """(H, W) bool: where something was measured; the top of this file lists what is no reading."""
+    reading = np.isfinite(raw) & (raw > 0)
+    metre = 0.001 if convention.unit == "m" else 1.0
+    tolerance = 2 * float(np.finfo(raw.dtype).eps) if raw.dtype.kind == "f" else 0.0
+
+    def equal(number: float) -> np.ndarray:
+        return np.abs(raw - np.float64(number)) <= tolerance * number
+
+    with np.errstate(invalid="ignore", over="ignore"):
+        for number in convention.no_reading:
+            reading &= ~equal(number)
+        for number in {FULL_SCALE, FULL_SCALE * metre}:
+            reading &= ~equal(number)
+        top = float(raw[reading].max(initial=0))
+        for mark in (number * metre for number in MARKS):
+            if abs(top - mark) <= tolerance * mark:
+                marked = equal(mark)
+                below = reading & ~marked & (raw >= MARK_GAP * mark)
+                if marked.sum() >= max(2, MARK_SHARE * raw.size) and not below.any():
+                    reading &= ~marked
+    return reading
+
+
+def _bytes_swapped(raw: np.ndarray) -> bool:
+    """Whether the numbers of a map make sense only with the bytes of each in the other order.
+
+    A true map of integers changes by a few units from pixel to pixel; with its bytes swapped it changes by multiples
+    of 256 and more. Integers whose lower bytes are all 0 (8-bit grey times 256) are not judged. Floats with their
+    bytes swapped are nearly 0 or huge.
+    """
+    if raw.dtype.itemsize == 1 or raw.shape[1] < 2:
+        return False
+    rows = np.ascontiguousarray(raw[:: max(1, len(raw) // 64)])
+    with np.errstate(all="ignore"):
+        swapped = rows.byteswap().astype(np.float64)
+        rows = rows.astype(np.float64)
+        known = (rows != 0) & np.isfinite(rows) & np.isfinite(swapped)
+        both = known[:, 1:] & known[:, :-1]
+        if both.sum() < 16:
+            return False
+        if raw.dtype.kind == "f":
+            low, high = LIKELY_FLOATS
+            level, level_swapped = np.median(np.abs(rows[known])), np.median(swapped[known])
+            return bool(not low <= level <= high and low <= level_swapped <= high)
+        if swapped[known].max() < 256:
+            return False
+        change, change_swapped = (np.abs(np.diff(numbers, axis=1))[both].mean() for numbers in (rows, swapped))
+        return bool(change_swapped < 0.1 * np.abs(swapped[known]).mean() and change_swapped * 20 < change)
+
+
+def _require_metric(depth: np.ndarray, path: Path, convention: DepthConvention) -> None:
+    """Raise BadPair unless readings `depth` (N,), in the declared unit, can be distances of a face."""
+    hint = "declare depth_unit in dataset.json"
+    if convention.scale == 1 and depth.max() <= 255 and (depth == np.round(depth)).all():
+        problem = (
+            f"numbers from {depth.min():g} to {depth.max():g} are 8-bit grey and no distances in {convention.unit}"
+        )
+        fix = 'declare "depth_unit": "pixel", or save the 16-bit numbers of the sensor'
+        raise BadPair("bad_depth", f"{path}: {problem}: {fix}")
+    per_unit = 1000.0 if convention.unit == "m" else 1.0
+    median = float(np.median(depth)) * per_unit
+    if convention.larger_is == "nearer" or PLAUSIBLE_MM[0] <= median <= PLAUSIBLE_MM[1]:
+        return
+    other = "another unit"
+    number = float(np.median(depth)) / convention.scale
+    for unit, scale, name in (
+        ("m", 1.0, "metres"),
+        ("mm", 1.0, "millimetres"),
+        *(("mm", scale, f"units of {scale:g} mm") for scale in (0.1, 0.01, 0.001)),
+        ("mm", 10.0, "centimetres"),
+    ):
+        if PORTRAIT_MM[0] <= number * scale * (1000.0 if unit == "m" else 1.0) <= PORTRAIT_MM[1]:
+            other = name
+            hint = f'declare "depth_unit": "{unit}"' + (f', "depth_scale": {scale:g}' if scale != 1 else "")
+            hint += " in dataset.json"
+            break
+    problem = f"a median depth of {median:g} mm is no distance of a face; the numbers look like {other}"
+    raise BadPair("bad_depth", f"{path}: {problem}: {hint}")

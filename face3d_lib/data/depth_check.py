@@ -1,30 +1,48 @@
-"""Does the depth belong to the face? Marks of each pair, and warnings about a whole folder."""
+"""Does the depth belong to the face? Marks of each pair, and warnings about a whole folder.
+
+The unit "eye distance" below is the distance between the eyes that the 112 px template gives an upright face.
+"""
 
 import numpy as np
 import pandas as pd
 from scipy.ndimage import gaussian_filter
 
-from .alignment_table import DEPTH_MARKS
-from .warp import EYES_TEMPLATE_PX, TEMPLATE_112
+from .alignment_table import DEPTH_MARKS, FLIPS
+from .warp import EYES_TEMPLATE_PX, TEMPLATE_112, nearest, source_of
 
-FACE_RELIEF = 0.4  # eye distances from eyes and mouth forward to the nose: 0.28 to 0.53 in the sets that were measured
+FACE_RELIEF = 0.4  # eye distances from eyes and mouth forward to the nose; 0.28 to 0.53 in the sets that were measured
 DIRECTION_SURE = 0.1  # eye distances; a median relief below minus this is depth the other way round
 REGISTRATION_LIMIT = 0.28  # eye distances; medians were 0.07 to 0.13 as recorded, 0.35 to 0.5 with depths swapped
 OFFSET_LIMIT = 0.12  # eye distances; the common offset of the noses was 0.07 and less as recorded
+FLIP_SURE = 0.5  # of the median registration: below it, depth that is turned over fits far better than as it is
+FEW, MANY = 5, 20  # pairs from which a median says something about the unit; about the registration
+FLIP_NAMES = {
+    "mirrored": "mirrored left to right",
+    "upside_down": "upside down",
+    "half_turn": "turned by 180 degrees",
+}
 
 
-def depth_marks(depth: np.ndarray, points: np.ndarray, per_px: float) -> dict:
-    """relief, nose_dx, nose_dy and registration of a pair, in eye distances; without those that cannot be measured.
+def depth_marks(depth: np.ndarray, matrix: np.ndarray, points: np.ndarray, per_px: float) -> dict[str, float]:
+    """The DEPTH_MARKS of one pair, in eye distances, without those that cannot be measured.
 
-    depth: (112, 112) in the template whatever the crop is, so that they mean the same in every mode; points: (5, 2)
-    in it; per_px: depth units in one of its pixels. The distance between the eyes is the template's: the similarity
-    of five points shrinks less in a turned head.
+    depth: (H, W) of the whole picture, larger = farther; matrix: (2, 3) from it to the 112 px template; points:
+    (5, 2) px in the template; per_px: depth units in one pixel of the template. The marks are measured in the
+    template whatever the crop is, so that they mean the same in every mode. The distance between the eyes is the
+    template's, because the similarity of five points shrinks less than the eyes do in a head that is turned.
+    `registration_mirrored` and the like are the registration as it would be if depth were turned over.
     """
-    marks = {"relief": face_relief(depth, points) / (per_px * EYES_TEMPLATE_PX)}
-    peak = nose_peak(depth)
+    places = source_of(matrix, 112)
+    upright = nearest(depth, *places)[0]
+    marks = {"relief": face_relief(upright, points) / (per_px * EYES_TEMPLATE_PX)}
+    peak = nose_peak(upright)
     if peak is not None:
         offset = (peak - points[2]) / EYES_TEMPLATE_PX
         marks |= {"nose_dx": offset[0], "nose_dy": offset[1], "registration": np.hypot(*offset)}
+    for name, (rows, columns) in FLIPS.items():
+        peak = nose_peak(nearest(depth[::rows, ::columns], *places)[0])
+        if peak is not None:
+            marks[f"registration_{name}"] = np.hypot(*(peak - points[2])) / EYES_TEMPLATE_PX
     return {name: round(float(value), 4) for name, value in marks.items() if np.isfinite(value)}
 
 
@@ -75,36 +93,82 @@ def nose_peak(depth: np.ndarray) -> np.ndarray | None:
 def check_depth(frame: pd.DataFrame) -> list[str]:
     """One line for each thing that looks wrong with the depth of an aligned folder; none where nothing does.
 
-    `frame`: alignment.csv as text. From medians over the pairs: a unit wrong by about ten, the other direction (5
-    pairs and more), depth that is shifted or of other pictures (20 and more). The first that is found is told alone:
-    the later ones may be its consequence.
+    `frame` is alignment.csv as text. Copies of depth maps are counted. The other lines come from medians over the
+    pairs: a unit that is wrong by a factor of about ten or the other direction (FEW pairs and more), and depth that
+    is turned over, shifted or of other pictures (MANY and more). Of those only the first that is found is told,
+    because the later ones may be its consequence.
     """
-    if "relief" not in frame or not (frame["status"] == "ok").any():
+    if not {"relief", "depth_map_sha256"} <= set(frame) or not (frame["status"] == "ok").any():
         return []
-    numbers = frame.loc[frame["status"] == "ok", DEPTH_MARKS].apply(pd.to_numeric, errors="coerce")
+    ok = frame[frame["status"] == "ok"]
+    numbers = ok[DEPTH_MARKS].apply(pd.to_numeric, errors="coerce")
+    told = _direction(numbers) or _turned_over(numbers) or _registration(numbers) or _unit(numbers)
+    return [*_copies(ok), *told]
+
+
+def _copies(ok: pd.DataFrame) -> list[str]:
+    copied = ok[(ok["depth_map_sha256"] != "") & ok.duplicated("depth_map_sha256", keep=False)]
+    if not len(copied):
+        return []
+    pictures = copied.groupby("depth_map_sha256")["rgb_sha256"].nunique() > 1
+    several = copied[copied["depth_map_sha256"].map(pictures)]
+    if not len(several):  # the pictures are copies as well, which is another matter
+        return []
+    return [
+        f"depth: {len(several)} of {len(ok)} pairs share their depth map with another picture, such as "
+        f"{several['pair_id'].iloc[0]}: the depth stream froze or files were copied; the split sets copies aside"
+    ]
+
+
+def _direction(numbers: pd.DataFrame) -> list[str]:
     relief, count = numbers["relief"].median(), int(numbers["relief"].count())
-    if count >= 5 and relief < -DIRECTION_SURE:
-        return [
-            f"depth: noses lie {-relief:.2f} eye distances behind the eyes (median of {count} pairs): "
-            "larger_is is likely declared the wrong way round"
-        ]
+    if count < FEW or relief >= -DIRECTION_SURE:
+        return []
+    return [
+        f"depth: noses lie {-relief:.2f} eye distances behind the eyes (median of {count} pairs): "
+        "larger_is is likely declared the wrong way round"
+    ]
+
+
+def _turned_over(numbers: pd.DataFrame) -> list[str]:
+    flipped = numbers[[f"registration_{name}" for name in FLIPS]]
+    both = numbers[["registration"]].join(flipped).dropna()
+    as_it_is, best = both["registration"].median(), both[flipped.columns].median()
+    if len(both) < MANY or as_it_is <= OFFSET_LIMIT or not best.min() < FLIP_SURE * as_it_is:
+        return []
+    name = str(best.idxmin()).removeprefix("registration_")
+    return [
+        f"depth: it fits colour far better {FLIP_NAMES[name]} (its noses lie {best.min():.2f} eye distances from those "
+        f"in colour, {as_it_is:.2f} as it is; medians of {len(both)} pairs): depth is likely {FLIP_NAMES[name]}"
+    ]
+
+
+def _registration(numbers: pd.DataFrame) -> list[str]:
     measured, apart = int(numbers["registration"].count()), numbers["registration"].median()
     dx, dy = numbers["nose_dx"].median(), numbers["nose_dy"].median()
     spread = np.hypot(numbers["nose_dx"] - dx, numbers["nose_dy"] - dy).median()
-    if measured >= 20 and np.hypot(dx, dy) > OFFSET_LIMIT and spread < REGISTRATION_LIMIT:
+    if measured >= MANY and np.hypot(dx, dy) > OFFSET_LIMIT and spread < REGISTRATION_LIMIT:
         return [
             f"depth: its noses lie ({dx:+.2f}, {dy:+.2f}) eye distances right of and below those in colour (median of "
             f"{measured} pairs): depth is likely shifted against colour"
         ]
-    if measured >= 20 and apart > REGISTRATION_LIMIT:
+    if measured >= MANY and apart > REGISTRATION_LIMIT:
         return [
             f"depth: its noses lie {apart:.2f} eye distances from those in colour (median of {measured} pairs): depth "
             "likely belongs to other pictures or is not registered to colour"
         ]
-    ratio = max(relief, 1e-3) / FACE_RELIEF
-    if count >= 5 and not 10**-0.5 < ratio < 10**0.5:
-        return [
-            f"depth: noses stand out {relief:.3g} eye distances (median of {count} pairs; about {FACE_RELIEF} in faces): "
-            f"depth_unit is likely wrong, numbers are about {10.0 ** round(np.log10(ratio)):g} times what it says"
-        ]
     return []
+
+
+def _unit(numbers: pd.DataFrame) -> list[str]:
+    relief, count = numbers["relief"].median(), int(numbers["relief"].count())
+    ratio = max(relief, 1e-3) / FACE_RELIEF
+    if count < FEW or 10**-0.5 < ratio < 10**0.5:
+        return []
+    factor = 10.0 ** round(np.log10(ratio))
+    sensors = "; a RealSense D405 needs 0.1, an L515 0.25, the 5000 per metre of TUM 0.2" if factor == 10 else ""
+    return [
+        f"depth: noses stand out {relief:.3g} eye distances (median of {count} pairs; about {FACE_RELIEF} in faces): "
+        f"depth_unit is likely wrong, numbers are about {factor:g} times what it says: multiply depth_scale in "
+        f"dataset.json by {1 / factor:g} (it is 1 where it is not written{sensors})"
+    ]

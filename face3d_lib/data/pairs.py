@@ -1,18 +1,16 @@
-"""Raw RGB-D pairs: finding them, reading them, and saying in one word why one cannot be used.
+"""The pairs of a data set: which files belong together, and why the others cannot be used.
 
-Layout: `<root>/<subject>/<name>.png|jpg|jpeg|bmp` beside `<name>.npy` or `<name>.depth.png` (16 bit). Nothing
-deeper is read and no link that leaves the root is followed. Every picture and depth file ends in exactly one
-row of `find_pairs`.
-
-Depth leaves this file in one form: float32, larger = farther, 0 = no reading, every reading finite and above
-0.
+A data set is a folder with one folder for each person: `<root>/<person>/<name>.png|jpg|jpeg|bmp` is a picture and
+`<name>.npy` or `<name>.depth.png` (16 bit) beside it is its depth. Deeper folders are not read, and no link that
+leaves the root is followed. Every picture and every depth file ends in exactly one row of `find_pairs`; what is
+no data (hidden files, texts, the folders that operating systems and disk stations leave behind) has no row.
 """
 
-import json
 import os
 import stat
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,24 +23,31 @@ STATUSES = (
     "ok", "decode_error", "too_large", "unsupported_mode", "no_face", "missing_depth", "missing_rgb",
     "bad_depth", "shape_mismatch", "ambiguous_name", "refused_path", "internal_error",
 )  # fmt: skip
+NO_SHOT = ("refused_path",)  # statuses of rows that are no shot of anybody, so no failure to acquire either
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 OTHER_PICTURES = (".gif", ".tif", ".tiff", ".webp", ".avif", ".heic", ".ppm", ".pgm")  # refused with a row
+NOT_DATA = frozenset(  # folders that systems and disk stations make; compared without regard to case
+    name.casefold()
+    for name in (
+        *(
+            "__MACOSX",
+            "Network Trash Folder",
+            "Temporary Items",
+            "TheVolumeSettingsFolder",
+        ),  # macOS, archives made on it
+        *("$RECYCLE.BIN", "RECYCLER", "RECYCLED", "System Volume Information", "FOUND.000"),  # Windows
+        *("lost+found", "__pycache__"),  # Linux, Python
+        *("@eaDir", "@tmp", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot", "~snapshot"),  # disk stations
+    )
+)
 
 
 class BadPair(UserError):
-    """A pair that cannot be used; `status` is one of STATUSES."""
+    """A pair cannot be used; `status` is one of STATUSES and the message says why, on one line."""
 
     def __init__(self, status: str, message: str):
         super().__init__(message)
         self.status = status
-
-
-@dataclass(frozen=True)
-class DepthConvention:
-    """What the numbers of a data set mean; declared in its dataset.json or by parameters, never guessed."""
-
-    unit: str  # "mm", "m" or "pixel" (about one pixel of the picture, or no unit at all)
-    larger_is: str  # "farther" or "nearer"
 
 
 @dataclass(frozen=True)
@@ -70,46 +75,13 @@ class RGBDPair:
     depth_sha256: str
 
 
-def read_convention(root: Path, depth_unit: str | None = None, larger_is: str | None = None):
-    """The DepthConvention of `root`: from dataset.json, else from the parameters.
-
-    Raises UserError where neither declares it, or where they contradict each other.
-    """
-    path = Path(root) / "dataset.json"
-    try:
-        declared = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({one_line(error)}): correct it or delete it") from None
-    if not isinstance(declared, dict):
-        raise UserError(f'{path}: must hold an object such as {{"depth_unit": "mm", "larger_is": "farther"}}')
-    values = []
-    for name, given, allowed in (
-        ("depth_unit", depth_unit, ("mm", "m", "pixel")),
-        ("larger_is", larger_is, ("farther", "nearer")),
-    ):
-        value = declared.get(name, given)
-        if value is None:
-            raise UserError(
-                f"{path}: {name} is not declared: write it there or pass it as a parameter, "
-                f'one of {", ".join(allowed)} (data in the form of 2019: "pixel", "nearer")'
-            )
-        if value not in allowed:
-            where = path if name in declared else "parameter"
-            raise UserError(f"{where}: {name} {value!r} must be one of {', '.join(allowed)}")
-        if given is not None and given != value:
-            fix = "drop the parameter or correct the file"
-            raise UserError(f"{path}: says {name} {value!r}, the parameter says {given!r}: {fix}")
-        values.append(value)
-    return DepthConvention(*values)
-
-
 def find_pairs(root: Path) -> list[PairFiles]:
-    """Every pair below `root` in the order of pair_id, and a row for every picture or depth file that is not
-    part of one.
+    """Every pair below `root` in the order of pair_id, and a row for every picture or depth file that is in no pair.
 
-    Refused with a row: names that a csv cannot hold, links out of the root or to folders, what is no plain
-    file, folders inside a subject's folder, pictures in the root itself (subject "."). Other files (texts,
-    hidden ones) are not inputs. Raises UserError where `root` is no folder.
+    These get a row with status "refused_path": names that a csv cannot hold, links that leave the root or lead
+    to folders, what is no plain file, folders with pictures inside a person's folder, and pictures that lie in
+    the root itself (their subject_id is "."). An empty folder is nobody. Raises UserError where `root` cannot
+    be listed.
     """
     root = Path(root)
     try:
@@ -133,14 +105,48 @@ def find_pairs(root: Path) -> list[PairFiles]:
     return _distinct(rows)
 
 
+def people_of(files: Iterable[PairFiles]) -> list[str]:
+    """The names of the people who were shot at least once, usable or not, in alphabetical order."""
+    return sorted({row.subject_id for row in files if row.status not in NO_SHOT})
+
+
+def failure(error: Exception) -> tuple[str, str]:
+    """(status, detail) of a row for whatever went wrong with one pair; the detail is one line."""
+    if isinstance(error, BadPair):
+        return error.status, " ".join(str(error).split())
+    return "internal_error", " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def tally(rows: Iterable[tuple[str, str]]) -> list[tuple[str, int, str]]:
+    """(status, how many, the commonest detail) of rows given as (status, detail), the commonest status first."""
+    details: dict[str, Counter] = defaultdict(Counter)
+    for status, detail in rows:
+        details[status][detail] += 1
+    counted = [(status, counter.total(), counter.most_common(1)[0][0]) for status, counter in details.items()]
+    return sorted(counted, key=lambda row: (-row[1], row[0]))
+
+
+def require_usable(root: Path, rows: Iterable[tuple[str, str]]) -> None:
+    """Raise UserError unless a row (status, detail) is "ok"; the message says what is wrong with most of them."""
+    counted = tally(rows)
+    if not counted:
+        raise UserError(f"{root}: no pairs: it should hold <person>/<name>.png beside <person>/<name>.npy")
+    if "ok" not in [status for status, _, _ in counted]:
+        status, count, detail = counted[0]
+        total = sum(count for _, count, _ in counted)
+        raise UserError(
+            f"{root}: none of {total} pairs can be used; {count} have the status {status}, such as: {detail}"
+        )
+
+
 def single_pair(rgb_path: Path, depth_path: Path) -> PairFiles:
-    """Two named files as one pair, for `read_pair`; they may lie anywhere."""
+    """Two named files, wherever they lie, as one pair that `decoding.read_pair` reads."""
     rgb_path = Path(rgb_path)
     return PairFiles(f"{rgb_path.parent.name}/{rgb_path.stem}", rgb_path.parent.name, rgb_path, Path(depth_path))
 
 
 def _kind(name: str) -> tuple[str, str]:
-    """(name without extension, "rgb" | "depth" | "" = no input) of a file name."""
+    """(name without extension, kind) of a file name; the kind is "rgb", "depth", or "" for what is no input."""
     stem, extension = os.path.splitext(name)
     if name.startswith("."):
         return name, ""
@@ -150,10 +156,22 @@ def _kind(name: str) -> tuple[str, str]:
     return stem, kinds.get(extension.lower(), "")
 
 
-def _entries(folder: Path) -> list[os.DirEntry]:
-    """What lies in a folder, by name; hidden entries are nobody's input."""
+def _entries(folder: Path | str) -> list[os.DirEntry]:
+    """What lies in a folder, by name, without hidden entries and those that are no data."""
     with os.scandir(folder) as entries:
-        return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        kept = [entry for entry in entries if not entry.name.startswith(".") and entry.name.casefold() not in NOT_DATA]
+    return sorted(kept, key=lambda entry: entry.name)
+
+
+def _holds_data(folder: str) -> bool:
+    """Whether a picture or a depth file lies in `folder` or below it; True where that cannot be seen."""
+    try:
+        entries = _entries(folder)
+    except OSError:
+        return True
+    if any(_kind(entry.name)[1] and not entry.is_dir() for entry in entries):
+        return True
+    return any(entry.is_dir(follow_symlinks=False) and _holds_data(entry.path) for entry in entries)
 
 
 def _pairs_of(root: Path, subject: str) -> list[PairFiles]:
@@ -161,7 +179,9 @@ def _pairs_of(root: Path, subject: str) -> list[PairFiles]:
     for entry in _entries(root / subject):
         stem, kind = _kind(entry.name)
         if os.path.isdir(entry.path):
-            rows.append(_refused(subject, entry.name + "/", "a folder inside a person's folder: move its pictures up"))
+            if entry.is_symlink() or _holds_data(entry.path):
+                reason = "a folder inside a person's folder: move its pictures up"
+                rows.append(_refused(subject, entry.name + "/", reason))
         elif not kind:
             continue
         elif problem := unsafe_name(entry.name) or _link_problem(root, entry.path):
@@ -174,26 +194,40 @@ def _pairs_of(root: Path, subject: str) -> list[PairFiles]:
 
 
 def _pair(subject: str, stem: str, rgb: list[Path], depth: list[Path]) -> PairFiles:
+    """The row of all files in a person's folder that are called `stem`."""
     status, detail = "ok", ""
     if len(rgb) > 1 or len(depth) > 1:
-        names = ", ".join(path.name for path in [*rgb, *depth])
-        status, detail = (
-            "ambiguous_name",
-            f"{names}: names that differ only in extension: keep one picture and one depth file",
-        )
+        status, looks_like_depth = "ambiguous_name", [path for path in rgb if _is_16_bit_grey(path)]
+        if len(rgb) == 2 and len(looks_like_depth) == 1 and not depth:
+            detail = f"{looks_like_depth[0].name}: holds 16-bit numbers; if it is the depth, name it {stem}.depth.png"
+        else:
+            names = ", ".join(path.name for path in [*rgb, *depth])
+            detail = f"{names}: names that differ only in extension: keep one picture and one depth file"
     elif rgb and rgb[0].suffix.lower() not in PICTURES:
         status, detail = "unsupported_mode", f"{rgb[0].name}: this format is not read: save it as PNG or JPEG"
     elif not depth:
-        status, detail = (
-            "missing_depth",
-            f"no {stem}.npy or {stem}.depth.png beside {rgb[0].name}: add it or remove the picture",
-        )
+        status, detail = "missing_depth", f"no {stem}.npy or {stem}.depth.png beside {rgb[0].name}: add it or "
+        if _is_16_bit_grey(rgb[0]):
+            detail += "name this file, which holds 16-bit numbers, <name of its picture>.depth.png if it is depth"
+        else:
+            detail += "remove the picture"
     elif not rgb:
-        status, detail = (
-            "missing_rgb",
-            f"no {stem}.png, .jpg or .bmp beside {depth[0].name}: add it or remove the depth",
-        )
+        status, detail = "missing_rgb", f"no {stem}.png, .jpg or .bmp beside {depth[0].name}: "
+        marked = depth[0].suffix == ".npy" and stem.lower().endswith(".depth")
+        detail += f"name it {stem[: -len('.depth')]}.npy" if marked else "add it or remove the depth"
     return PairFiles(f"{subject}/{stem}", subject, next(iter(rgb), None), next(iter(depth), None), status, detail)
+
+
+def _is_16_bit_grey(path: Path) -> bool:
+    """Whether `path` is a PNG of one channel with 16 bits, as depth is stored; only its header is read."""
+    if path.suffix.lower() != ".png":
+        return False
+    try:
+        with open(path, "rb") as file:
+            header = file.read(26)  # signature (8), length and name of the first chunk (8), width, height, depth, type
+    except OSError:
+        return False
+    return header[:8] == b"\x89PNG\r\n\x1a\n" and header[12:16] == b"IHDR" and header[24:26] == b"\x10\x00"
 
 
 def _refused(subject: str, name: str, reason: str) -> PairFiles:
@@ -202,15 +236,13 @@ def _refused(subject: str, name: str, reason: str) -> PairFiles:
 
 
 def _printable(text: str) -> str:
-    """`text` with undecodable bytes, control characters and line breaks as backslash escapes."""
+    """`text` in which undecodable bytes, control characters and line breaks are written as backslash escapes."""
     text = text.encode(errors="surrogateescape").decode(errors="backslashreplace")
     return "".join(c if unicodedata.category(c) not in UNPRINTED else c.encode("unicode_escape").decode() for c in text)
 
 
 def _link_problem(root: Path, path: str) -> str:
-    """Why the file at `path` may not be opened: not plain, or a link that leaves the root or leads
-    nowhere.
-    """
+    """Why the file at `path` may not be opened ("" where it may): no plain file, or a link that leads away."""
     try:
         target = Path(path).resolve(strict=True)
         if not target.is_relative_to(root.resolve()):
@@ -221,8 +253,9 @@ def _link_problem(root: Path, path: str) -> str:
 
 
 def _distinct(rows: list[PairFiles]) -> list[PairFiles]:
-    """Rows by pair_id, each once. Names that look alike and differ in Unicode form (NFC, NFD) become
-    ambiguous.
+    """The rows by pair_id, each pair_id once. Names that look alike and differ in Unicode form become ambiguous.
+
+    Unicode can write é as one letter (NFC) or as e and an accent (NFD); a person may have been copied both ways.
     """
     forms, by_id = defaultdict(set), {}
     for row in rows:
@@ -236,8 +269,3 @@ def _distinct(rows: list[PairFiles]) -> list[PairFiles]:
             row = replace(row, status="ambiguous_name", detail=f"{row.pair_id}: names two things: rename one")
         by_id[row.pair_id] = row
     return [by_id[pair_id] for pair_id in sorted(by_id)]
-
-
-def one_line(error: Exception) -> str:
-    """An error's message on one line."""
-    return " ".join(str(error).split())[:200] or type(error).__name__

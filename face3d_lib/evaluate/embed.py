@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from ..base.atomic import replacing
 from ..base.errors import UserError
-from ..data.alignment import align_pair
+from ..data.crops import align_pair
 from ..data.faces import find_faces, load_detector
 from ..data.pack import Batch, Pack, make_batch
 from ..data.pairs import RGBDPair

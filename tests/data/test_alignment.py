@@ -25,11 +25,14 @@ from face3d_lib.base.atomic import sha256_of
 from face3d_lib.base.errors import UserError
 from face3d_lib.base.processes import only_writer
 from face3d_lib.base.tables import POINTS, read_table, write_table
-from face3d_lib.data import alignment, warp
-from face3d_lib.data.alignment import align_folder, align_pair, chunks_of
+from face3d_lib.data import alignment, journal, warp
+from face3d_lib.data.alignment import align_folder
 from face3d_lib.data.alignment_table import ALIGNMENT_COLUMNS, DEPTH_MARKS, MATRIX, landmark_error
+from face3d_lib.data.convention import DepthConvention
+from face3d_lib.data.crops import align_pair
 from face3d_lib.data.depth_check import check_depth, face_relief, nose_peak
 from face3d_lib.data.faces import Detection, Faces, choose_face, find_faces, load_detector
+from face3d_lib.data.journal import chunks_of
 from face3d_lib.data.pairs import BadPair, RGBDPair
 from face3d_lib.data.warp import EYES_MM, TEMPLATE_112, AlignSettings, warp_matrix, warp_pair
 from face3d_lib.synthetic import camera
@@ -511,7 +514,7 @@ def test_chunks_change_near_a_new_name_only():
     names = sorted(f"p{k:03d}/i" for k in range(400))
     before = chunks_of(names)
     assert [name for chunk in before for name in chunk] == names
-    assert max(map(len, before)) <= alignment.CHUNK
+    assert max(map(len, before)) <= journal.CHUNK
     after = chunks_of(sorted([*names, "p200/new"]))
     assert len([chunk for chunk in after if chunk not in before]) <= 2
     assert 10 < len(names) / len(before) < 25
@@ -594,8 +597,8 @@ def test_a_torn_journal_and_left_files_are_mended(tmp_path):
     root, settings = small_set(tmp_path / "in"), AlignSettings("none")
     run(root, tmp_path / "whole", settings)
     whole = tree(tmp_path / "whole")
-    chunks = alignment._chunks_of_table(tmp_path / "whole" / "alignment.csv").values()
-    lines = "".join(map(alignment._journal_line, chunks)).encode()
+    chunks = journal.read_table_chunks(tmp_path / "whole" / "alignment.csv").values()
+    lines = "".join(map(journal.journal_line, chunks)).encode()
     for end in (
         0,
         1,
@@ -703,12 +706,12 @@ def test_an_accident_with_one_pair_is_a_row_and_is_tried_again(tmp_path, monkeyp
             raise MemoryError("no memory\nleft")
         return plain(rgb, *arguments)
 
-    monkeypatch.setattr("face3d_lib.data.alignment.warp_pair", failing)
+    monkeypatch.setattr("face3d_lib.data.crops.warp_pair", failing)
     frame = run(root, tmp_path / "out", none)
     failed = frame[frame["status"] == "internal_error"]
     assert 0 < len(failed) < len(frame) == 12
     assert set(failed["detail"]) == {"MemoryError: no memory left"}
-    monkeypatch.setattr("face3d_lib.data.alignment.warp_pair", plain)
+    monkeypatch.setattr("face3d_lib.data.crops.warp_pair", plain)
     run(root, tmp_path / "out", none)
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
@@ -722,6 +725,53 @@ def test_a_crafted_table_deletes_nothing_outside(tmp_path):
     with pytest.raises(UserError, match="refused"):
         run(root, out, AlignSettings("none"))
     assert (tmp_path / "precious.png").exists()
+
+
+def test_a_set_without_a_face_says_what_its_pictures_are_like(tmp_path, detector):
+    root = declare(tmp_path / "in")
+    infrared = (face(96).mean(2) * 16).astype(np.uint16)  # 12 bits in a file of 16
+    write_pair(root, "ir/a", infrared, depth_of((96, 96)))
+    write_pair(root, "small/a", texture(24, 24))
+    write_pair(root, "nobody/a", texture(96, 96))
+    details = run(root, tmp_path / "out").set_index("pair_id")["detail"]
+    assert "the picture is dark, 99 % of its pixels are at 14 of 255 or below (infrared" in details["ir/a"]
+    assert "only 24 x 24 px" in details["small/a"]
+    assert "upright" in details["nobody/a"]
+
+
+def test_the_same_map_in_two_files_has_one_hash(tmp_path):
+    root = declare(tmp_path / "in")
+    write_pair(root, "p/a", texture(), depth_of((48, 40)).astype(np.float64))
+    write_pair(root, "p/b", texture(seed=1))
+    (root / "p/b.npy").unlink()
+    Image.fromarray(depth_of((48, 40))).save(root / "p/b.depth.png")
+    frame = run(root, tmp_path / "out", AlignSettings("none"))
+    assert frame["depth_sha256"].nunique() == 2
+    assert frame["depth_map_sha256"].nunique() == 1
+
+
+def test_names_that_are_refused_come_and_go(tmp_path):
+    """Escaped, a name of 96 bytes that is no UTF-8 is longer than a file's name may be, and full of backslashes."""
+    root, out = small_set(tmp_path / "in", people=1), tmp_path / "out"
+    run(root, tmp_path / "whole", AlignSettings("none"))
+    odd = os.fsencode(root / "p0") + b"/" + "\u4eba\u8138".encode("gbk") * 24 + b".png"
+    shutil.copy(os.fsencode(root / "p0/00.png"), odd)
+    frame = run(root, out, AlignSettings("none"))
+    assert frame["status"].value_counts().to_dict() == {"ok": 12, "refused_path": 1}
+    os.unlink(odd)
+    run(root, out, AlignSettings("none"))
+    assert tree(out) == tree(tmp_path / "whole")
+
+
+def test_a_scale_is_part_of_what_was_aligned(tmp_path):
+    root = small_set(tmp_path / "in", people=1)
+    scaled = DepthConvention("mm", "farther", 0.5)
+    run(root, tmp_path / "out", AlignSettings("none"), convention=scaled)
+    half, whole = np.load(tmp_path / "out/p0/01.npy"), run(root, tmp_path / "plain", AlignSettings("none"))
+    assert np.array_equal(2 * half, np.load(tmp_path / "plain/p0/01.npy"))
+    assert len(whole) == 12
+    with pytest.raises(UserError, match="other settings"):
+        run(root, tmp_path / "out", AlignSettings("none"))
 
 
 def test_exif_orientations_give_the_same_crop(tmp_path, detector):
@@ -862,7 +912,8 @@ def told(shots, change=lambda depth: depth):
     """What `check_depth` says where the depths (a list of arrays) of these pairs were changed."""
     rows = []
     for (pair, found), depth in zip(shots, change([pair.depth for pair, _ in shots]), strict=True):
-        row = dict.fromkeys(ALIGNMENT_COLUMNS, "") | {"status": "ok"}
+        row = dict.fromkeys(ALIGNMENT_COLUMNS, "") | {"status": "ok", "pair_id": pair.pair_id}
+        row |= {"rgb_sha256": pair.pair_id, "depth_map_sha256": hashlib.sha256(depth).hexdigest()}
         align_pair(dataclasses.replace(pair, depth=depth.astype(np.float32)), found, TEMPLATE, row)
         rows.append(row)
     return check_depth(pd.DataFrame(rows).astype(str))
@@ -888,15 +939,33 @@ def test_depth_as_it_was_recorded_raises_no_alarm(shots):
         (lambda depths: [1000 * depth for depth in depths], "about 1000 times what it says"),
         (lambda depths: [np.where(depth > 0, 4096 - depth, 0) for depth in depths], "the wrong way round"),
         (lambda depths: depths[7:] + depths[:7], "belongs to other pictures"),
+        (lambda depths: [np.ascontiguousarray(d[:, ::-1]) for d in depths], "likely mirrored left to right"),
+        (lambda depths: [np.ascontiguousarray(d[::-1]) for d in depths], "likely upside down"),
+        (lambda depths: [np.ascontiguousarray(d[::-1, ::-1]) for d in depths], "likely turned by 180 degrees"),
         (lambda depths: shifted(depths, 7), r"noses lie \(\+0\.[12]"),
         (lambda depths: shifted(depths, -7), r"noses lie \(-0\.[12]"),
     ],
-    ids=["x10", "/10", "x1000", "reversed", "swapped", "right", "left"],
+    ids=["x10", "/10", "x1000", "reversed", "swapped", "mirrored", "flipped", "half turn", "right", "left"],
 )
 def test_depth_that_cannot_be_is_told(shots, change, said):
     (line,) = told(shots, change)
     assert "\n" not in line
     assert re.search(said, line)
+
+
+def test_a_wrong_unit_names_the_factor_and_the_entry(shots):
+    (line,) = told(shots, lambda depths: [10 * depth for depth in depths])
+    assert "multiply depth_scale in dataset.json by 0.1" in line
+    assert "a RealSense D405 needs 0.1" in line
+    (line,) = told(shots, lambda depths: [depth / 100 for depth in depths])
+    assert "multiply depth_scale in dataset.json by 100" in line
+
+
+def test_a_frozen_depth_stream_is_told_beside_the_rest(shots):
+    first, *_ = told(shots, lambda depths: [*depths[:-3], *[depths[-4]] * 3])
+    assert f"4 of {len(shots)} pairs share their depth map" in first
+    copied = [(pair, found) for pair, found in shots for _ in range(2)]  # the pictures are copies as well
+    assert told(copied) == []
 
 
 def test_a_table_from_before_the_marks_is_aligned_anew(tmp_path):

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import unicodedata
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from bad_inputs import (
     bad_depths,
     bad_pictures,
     bomb,
+    chunk,
     declare,
     depth_of,
     image_bytes,
@@ -25,8 +27,17 @@ from bad_inputs import (
 from PIL import Image, ImageOps
 
 from face3d_lib.base.errors import UserError
-from face3d_lib.data.decoding import OFFSET, read_depth, read_pair, read_rgb
-from face3d_lib.data.pairs import STATUSES, BadPair, DepthConvention, find_pairs, read_convention, single_pair
+from face3d_lib.data.convention import DepthConvention, read_convention, read_source, write_source
+from face3d_lib.data.decoding import OFFSET, read_depth, read_one_of_each, read_pair, read_pairs, read_rgb
+from face3d_lib.data.pairs import (
+    STATUSES,
+    BadPair,
+    find_pairs,
+    people_of,
+    require_usable,
+    single_pair,
+    tally,
+)
 
 MM = DepthConvention("mm", "farther")
 SHAPE = (48, 40)
@@ -169,7 +180,7 @@ def test_a_lying_header_allocates_nothing(tmp_path):
     path = tmp_path / "a.npy"
     path.write_bytes(bad_depths(tmp_path)["four_terabytes"][0])
     code = (
-        "import resource, sys; from face3d_lib.data.decoding import *; from face3d_lib.data.pairs import *\n"
+        "import resource, sys; from face3d_lib.data.decoding import *; from face3d_lib.data.pairs import *; from face3d_lib.data.convention import *\n"
         "used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
         "resource.setrlimit(resource.RLIMIT_AS, (used + 50_000_000,) * 2)\n"
         f"try: read_depth({str(path)!r}, DepthConvention('mm', 'farther'), (48, 40))\n"
@@ -236,10 +247,10 @@ def test_metres_become_millimetres_and_a_wrong_unit_is_found(tmp_path):
     np.save(tmp_path / "a.npy", depth_of(SHAPE) / 1000)
     read = read_depth(tmp_path / "a.npy", DepthConvention("m", "farther"), SHAPE)
     assert np.allclose(read, depth_of(SHAPE), atol=1e-3)
-    with pytest.raises(BadPair, match="looks like metres"):
+    with pytest.raises(BadPair, match="look like metres"):
         read_depth(tmp_path / "a.npy", MM, SHAPE)
     np.save(tmp_path / "a.npy", depth_of(SHAPE))
-    with pytest.raises(BadPair, match="looks like millimetres"):
+    with pytest.raises(BadPair, match="look like millimetres"):
         read_depth(tmp_path / "a.npy", DepthConvention("m", "farther"), SHAPE)
 
 
@@ -274,6 +285,151 @@ def test_the_convention_is_declared_and_never_guessed(tmp_path):
         (tmp_path / "dataset.json").write_text(text, encoding="latin-1")
         with pytest.raises(UserError, match=r"dataset\.json"):
             read_convention(tmp_path)
+
+
+# ---- what the numbers of sensors mean
+
+
+def scene_mm():
+    """A face-like map: 600 to 900 mm, a wall at 2.2 m behind it, (48, 40) float64."""
+    rows, columns = np.mgrid[:48, :40]
+    return np.where((columns > 5) & (columns < 35), 600 + 5 * rows + 2.0 * columns, 2200 + rows)
+
+
+def read_numbers(folder, numbers, convention=MM):
+    np.save(folder / "a.npy", numbers)
+    return read_depth(folder / "a.npy", convention, numbers.shape)
+
+
+@pytest.mark.parametrize("dtype", ["u2", "i4", "u4", "i8", "f4", "f8"])
+@pytest.mark.parametrize("mark", [65535, 1023.0, 2047, 4095, 8191, 16383, 32767, -1, -999_999, 1e9])
+def test_marks_of_nothing_are_no_reading_in_every_dtype(tmp_path, dtype, mark):
+    info = np.iinfo(dtype) if np.dtype(dtype).kind in "iu" else np.finfo(dtype)
+    if not info.min <= mark <= info.max:
+        pytest.skip("the dtype cannot hold it")
+    true = np.where(scene_mm() > 2000, 700 if mark < 2700 else 2000, scene_mm() * (0.5 if mark == 1023 else 1)).round()
+    marked = true.copy()
+    marked[10:14, 8:20] = mark
+    read = read_numbers(tmp_path, marked.astype(dtype))
+    assert np.array_equal(read == 0, marked == mark)
+    assert np.array_equal(read[read > 0], true[marked != mark])
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+@pytest.mark.parametrize("unit_mm", [1, 0.25, 0.1, 0.01])
+@pytest.mark.parametrize("unit", ["m", "mm"])
+def test_saturation_is_no_reading_after_conversion_either(tmp_path, dtype, unit_mm, unit):
+    if 65_535 * unit_mm < 1000 or (dtype == "f2" and unit == "mm" and unit_mm == 1):
+        true = np.full((48, 40), 300.0) + np.mgrid[:48, :40][0]
+    else:
+        true = scene_mm()
+    marked = true.copy()
+    marked[10:14, 8:20] = 65_535 * unit_mm
+    with np.errstate(over="ignore"):
+        numbers = (marked / (1000 if unit == "m" else 1)).astype(dtype)
+    read = read_numbers(tmp_path, numbers, DepthConvention(unit, "farther"))
+    assert np.array_equal(read == 0, marked != true)
+
+
+def test_true_readings_are_not_taken_for_marks(tmp_path):
+    """A wall at 2047 mm among others, a face at 1023 mm, a few pixels at 4095 mm, a depth of 65.535 px."""
+    wall = np.full((48, 40), 2047) - np.mgrid[:48, :40][0] * 5
+    face = np.full((48, 40), 1023) - (np.mgrid[:48, :40][1] % 7)
+    single = scene_mm().round()
+    single[0, 0] = 4095
+    for true in (wall, face, single):
+        for dtype in ("u2", "f4"):
+            assert np.array_equal(read_numbers(tmp_path, true.astype(dtype)), true)
+    pixels = 40 + np.mgrid[:48, :40][0] * 0.5
+    pixels[5:9] = 65.535
+    assert (read_numbers(tmp_path, pixels, DepthConvention("pixel", "farther")) > 0).all()
+
+
+def test_numbers_that_the_data_set_calls_nothing_are_nothing(tmp_path):
+    marked = scene_mm()
+    marked[:10] = 10_000
+    marked[10:12] = 1.5
+    declared = DepthConvention("mm", "farther", no_reading=(10_000, 1.5))
+    for dtype in ("f4", "f8"):
+        read = read_numbers(tmp_path, marked.astype(dtype), declared)
+        assert (read[:12] == 0).all()
+        assert (read[12:] > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("unit", "scale", "per_mm"),
+    [("mm", 0.1, 10), ("mm", 0.01, 100), ("mm", 0.25, 4), ("mm", 0.2, 5), ("m", 0.0002, 5), ("mm", 10, 0.1)],
+)
+def test_a_scale_makes_millimetres_of_any_count(tmp_path, unit, scale, per_mm):
+    (tmp_path / "dataset.json").write_text(
+        f'{{"depth_unit": "{unit}", "larger_is": "farther", "depth_scale": {scale}}}'
+    )
+    read = read_numbers(tmp_path, scene_mm() * per_mm, read_convention(tmp_path))
+    assert np.allclose(read, scene_mm(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [(1000, "0.001 mm"), (100, "0.01 mm"), (1e-3, '"depth_unit": "m" in'), (0.01, "another unit")],
+)
+def test_the_hint_for_a_wrong_unit_fits(tmp_path, factor, said):
+    with pytest.raises(BadPair, match=said):
+        read_numbers(tmp_path, scene_mm() * factor)
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", "u2", "f4", "f8"])
+def test_8_bit_grey_is_no_distance(tmp_path, dtype):
+    grey = (scene_mm() / 10).round().clip(1, 255).astype(dtype)
+    with pytest.raises(BadPair, match="8-bit grey"):
+        read_numbers(tmp_path, grey)
+    assert np.array_equal(read_numbers(tmp_path, grey, DepthConvention("pixel", "farther")), grey)
+    assert read_numbers(tmp_path, grey, DepthConvention("mm", "farther", 10.0)).max() == 2250
+
+
+@pytest.mark.parametrize("dtype", ["u2", "i2", "i4", "f4", "f8"])
+def test_swapped_bytes_are_told(tmp_path, dtype):
+    true = scene_mm().astype(dtype)
+    with pytest.raises(BadPair, match="bytes look swapped"):
+        read_numbers(tmp_path, true.byteswap())
+    with pytest.raises(BadPair, match="bytes look swapped"):
+        read_numbers(tmp_path, true.byteswap(), DepthConvention("pixel", "nearer"))
+    shifted = ((scene_mm() / 10).round().astype(np.uint16)) << 8  # 8-bit grey times 256 is no swap
+    assert (read_numbers(tmp_path, shifted, DepthConvention("pixel", "farther")) > 0).all()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_dataset_json_in_the_encodings_of_windows(tmp_path, encoding):
+    (tmp_path / "dataset.json").write_text('{"depth_unit": "mm", "larger_is": "farther"}', encoding=encoding)
+    assert read_convention(tmp_path) == MM
+
+
+def test_scale_and_marks_are_checked(tmp_path):
+    for entry in ('"depth_scale": 0', '"depth_scale": "0.1"', '"depth_scale": NaN', '"depth_scale": true'):
+        (tmp_path / "dataset.json").write_text(f'{{"depth_unit": "mm", "larger_is": "farther", {entry}}}')
+        with pytest.raises(UserError, match=r"depth_scale .* must be a number above 0"):
+            read_convention(tmp_path)
+    (tmp_path / "dataset.json").write_text('{"depth_unit": "mm", "larger_is": "farther", "no_reading": 10000}')
+    with pytest.raises(UserError, match="no_reading 10000 must be a list"):
+        read_convention(tmp_path)
+    (tmp_path / "dataset.json").write_text('{"depth_unit": "mm", "larger_is": "farther", "depth_scale": 0.1}')
+    with pytest.raises(UserError, match=r"the parameter says 0\.25"):
+        read_convention(tmp_path, depth_scale=0.25)
+    assert read_convention(tmp_path, depth_scale=0.1).scale == 0.1
+
+
+def test_a_run_remembers_its_source(tmp_path):
+    root = declare(tmp_path / "in")
+    for meaning in (MM, DepthConvention("m", "farther", 0.0002, (7.0,))):
+        (root / "dataset.json").unlink(missing_ok=True)
+        write_source(tmp_path, root, meaning)
+        assert read_source(tmp_path) == (root, meaning)
+    (root / "dataset.json").write_text('{"depth_unit": "m", "larger_is": "farther", "depth_scale": 0.001}')
+    with pytest.raises(UserError, match=r"depth_scale is 0.001 now and was 0.0002 .* run 00_look_at_pairs again"):
+        read_source(tmp_path)
+    (root / "dataset.json").unlink()
+    root.rmdir()
+    with pytest.raises(UserError, match="the folder of raw pairs is not there"):
+        read_source(tmp_path)
 
 
 # ---- finding
@@ -433,3 +589,82 @@ def test_an_empty_file_says_so(tmp_path):
         read_rgb(tmp_path / "x.png")
     assert caught.value.status == "decode_error"
     assert "no bytes" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information", "#recycle", ".Trash-1000"],
+)
+def test_what_systems_leave_behind_is_nobody(tmp_path, folder):
+    root = declare(tmp_path)
+    write_pair(root, "anna/01", texture())
+    for place in (folder, folder.swapcase(), f"{folder}/anna", f"anna/{folder}/01.png/more"):
+        write_pair(root, f"{place}/01", texture())
+    for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "._01.png", ".01.npy"):
+        (root / "anna" / name).write_bytes(bytes(100))
+        (root / name).write_bytes(bytes(100))
+    (root / "empty").mkdir()
+    (root / "anna" / "notes" / "more").mkdir(parents=True)
+    (root / "anna" / "notes" / "more" / "list.txt").write_text("not an input")
+    assert rows_of(root) == {"anna/01": "ok"}
+    assert people_of(find_pairs(root)) == ["anna"]
+
+
+def test_depth_under_a_picture_s_name_is_told_how_it_should_be_called(tmp_path):
+    root = declare(tmp_path)
+    (root / "p").mkdir()
+    for name in ("1.jpg", "2_color.png", "4.jpg"):
+        Image.fromarray(texture()).save(root / "p" / name)
+    for name in ("1.png", "2_depth.png"):
+        Image.fromarray(depth_of(SHAPE)).save(root / "p" / name)
+    np.save(root / "p" / "4.depth.npy", depth_of(SHAPE))
+    details = {row.pair_id: row.detail for row in find_pairs(root)}
+    assert "name it 1.depth.png" in details["p/1"]
+    assert "which holds 16-bit numbers" in details["p/2_depth"]
+    assert "remove the picture" in details["p/2_color"]
+    assert "name it 4.npy" in details["p/4.depth"]
+
+
+def test_one_that_cannot_be_read_is_a_row_and_the_others_are_read(tmp_path, monkeypatch):
+    root = declare(tmp_path)
+    for name in ("a/1", "a/2", "b/1", "b/2", "c/1"):
+        write_pair(root, name, texture())
+    (root / "a" / "1.png").write_bytes(b"cut")
+    np.save(root / "b" / "1.npy", depth_of((7, 7)))
+    Image.fromarray(texture()).save(root / "stray.png")
+    rows = list(read_pairs(find_pairs(root), MM))
+    assert {row.pair_id: row.status for row, _ in rows} == {
+        "./stray.png": "refused_path", "a/1": "decode_error", "a/2": "ok", "b/1": "shape_mismatch", "b/2": "ok",
+        "c/1": "ok",
+    }  # fmt: skip
+    assert all((pair is not None) == (row.status == "ok") == (not row.detail) for row, pair in rows)
+    assert [pair.pair_id for pair in read_one_of_each(root, find_pairs(root), MM, 2)] == ["a/2", "b/2"]
+    assert [pair.pair_id for pair in read_one_of_each(root, find_pairs(root), MM, 9)] == ["a/2", "b/2", "c/1"]
+    monkeypatch.setattr("face3d_lib.data.decoding._decode_rgb", lambda *_: 1 / 0)
+    assert {row.status for row, _ in read_pairs(find_pairs(root), MM)} == {"internal_error", "refused_path"}
+
+
+def test_a_folder_without_a_usable_pair_says_why(tmp_path):
+    root = declare(tmp_path)
+    for k in range(3):
+        write_pair(root, f"p/{k}", texture())
+        (root / "p" / f"{k}.png").write_bytes(b"")
+    with pytest.raises(UserError, match=r"none of 3 pairs can be used; 3 have the status decode_error, .*no bytes"):
+        read_one_of_each(root, find_pairs(root), MM, 6)
+    with pytest.raises(UserError, match="no pairs: it should hold"):
+        require_usable(root, [])
+    assert tally([("ok", ""), ("no_face", "a"), ("no_face", "b"), ("no_face", "b"), ("ok", "")]) == [
+        ("no_face", 3, "b"),
+        ("ok", 2, ""),
+    ]
+
+
+@pytest.mark.parametrize("block", [b"\0\0\x11\0\0\x01\x04\0", b"", bytes(8), b"II*\0\xff\xff\xff\x7f", b"not TIFF"])
+def test_damaged_metadata_does_not_spoil_a_picture(tmp_path, block):
+    png = image_bytes(texture(), "PNG")
+    (tmp_path / "a.png").write_bytes(png[:33] + chunk(b"eXIf", block) + png[33:])
+    (tmp_path / "a.jpg").write_bytes(image_bytes(texture(), "JPEG", exif=b"Exif\0\0" + block))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(read_rgb(tmp_path / "a.png"), texture())
+        assert read_rgb(tmp_path / "a.jpg").shape == texture().shape

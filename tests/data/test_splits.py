@@ -10,19 +10,17 @@ from PIL import Image
 
 from face3d_lib.base.atomic import sha256_of
 from face3d_lib.base.errors import UserError
+from face3d_lib.data.copies import near_duplicates
 from face3d_lib.data.splits import (
     FIRST_COLUMNS,
     Splits,
     SplitSettings,
-    apportion,
     check_splits,
-    exact_ratios,
+    failures_to_acquire,
     impostor_indices,
     make_splits,
-    near_duplicates,
     paths_of,
     read_splits,
-    require_people,
     split_folder,
 )
 from face3d_lib.synthetic import camera
@@ -55,37 +53,6 @@ def table(people=20, images=10, sessions=2, **changes):
     return frame
 
 
-def test_ratios_are_exact():
-    assert sum(exact_ratios([0.7, 0.2, 0.1])) == 1  # in binary floating point the sum is 0.9999999999999999
-    for wrong in ([0.7, 0.2, 0.2], [1.1, -0.1, 0], ["a", "0", "1"], ["1/0", "0", "1"]):
-        with pytest.raises(UserError):
-            exact_ratios(wrong)
-
-
-@pytest.mark.parametrize(
-    ("count", "parts"),
-    [(10, [7, 2, 1]), (13, [9, 3, 1]), (4, [2, 1, 1]), (3, [1, 1, 1]), (2, [2, 0, 0]), (1, [1, 0, 0]), (0, [0, 0, 0])],
-)
-def test_apportion_by_hand(count, parts):
-    assert apportion(count, exact_ratios(["0.7", "0.2", "0.1"])) == parts
-
-
-def test_apportion_never_puts_a_person_whole_into_test():
-    for ratios in (["0.1", "0.1", "0.8"], ["0.34", "0.33", "0.33"]):
-        for count in range(1, 60):
-            parts = apportion(count, exact_ratios(ratios))
-            assert sum(parts) == count
-            assert parts[0] >= 1
-
-
-def test_small_groups_of_people_leave_two_for_each_part():
-    assert apportion(6, exact_ratios(["0.6", "0.15", "0.25"]), least=2) == [2, 2, 2]
-    assert apportion(12, exact_ratios(["0.6", "0.15", "0.25"]), least=2) == [7, 2, 3]
-    require_people(make_splits(table(people=6, images=4), SplitSettings()))
-    with pytest.raises(UserError, match="too few people"):
-        require_people(make_splits(table(people=5, images=4), SplitSettings()))
-
-
 def test_people_without_a_usable_picture_do_not_thin_out_a_part():
     frame = table(people=60, images=4)
     frame.loc[frame["subject_id"] >= "p010", "status"] = "no_face"  # ten people are left
@@ -93,10 +60,6 @@ def test_people_without_a_usable_picture_do_not_thin_out_a_part():
         splits = make_splits(frame, SplitSettings(seed=seed))
         groups = pd.concat([splits.gallery, splits.unknown]).groupby("group")["cls_name"].nunique()
         assert (splits.train["cls_name"].nunique(), groups["dev"], groups["test"]) == (6, 2, 2)
-
-
-def test_apportion_gives_nothing_to_a_part_of_ratio_zero():
-    assert apportion(31, exact_ratios(["1", "0", "0"])) == [31, 0, 0]
 
 
 def test_every_input_is_in_one_place_and_people_keep_to_their_side():
@@ -112,7 +75,7 @@ def test_every_input_is_in_one_place_and_people_keep_to_their_side():
     assert set(splits.probe["session"]) == {"s1"}
 
 
-def test_the_split_of_2019_has_everybody_in_the_closed_set():
+def test_the_legacy_split_has_everybody_in_the_closed_set():
     splits = make_splits(table(), SplitSettings(train_dev_test_people=("1", "0", "0")))
     assert [len(getattr(splits, name)) for name in NAMES] == [140, 40, 20, 0, 0, 0, 0, 0]
 
@@ -162,12 +125,16 @@ def test_dirty_rows_carry_their_reason():
     assert set(dirty["role"]) <= {"train", "dev", "test", ""}
 
 
-@pytest.mark.parametrize("wall", ["copy", "trained", "enrolled", "not enrolled", "group"])
+@pytest.mark.parametrize("wall", ["copy", "depth", "trained", "enrolled", "not enrolled", "group"])
 def test_a_leak_is_refused(wall):
     splits = make_splits(table(), SplitSettings())
     first = splits.train.iloc[[0]]
     leak = {
         "copy": {"test": pd.concat([splits.test, first.assign(pair_id="other name")])},
+        "depth": {
+            "train": splits.train.assign(depth_sha256=splits.train["pair_id"]),
+            "test": splits.test.assign(depth_sha256=first["pair_id"].iloc[0]).iloc[:1],
+        },
         "trained": {"probe": pd.concat([splits.probe, first.assign(group="test", sha256="x", pair_id="x")])},
         "enrolled": {"unknown": splits.gallery.assign(pair_id="u" + splits.gallery["pair_id"], sha256="")},
         "not enrolled": {"gallery": splits.gallery.iloc[5:]},
@@ -211,7 +178,63 @@ def make_aligned(folder, frame):
     )
 
 
-def test_a_loader_of_2019_reads_the_csv_files(tmp_path):
+def test_copies_of_a_depth_map_are_set_aside():
+    """The map is that of the first picture of p000, or stands in two people's folders."""
+    frame = table(people=8, images=6)
+    frame["depth_map_sha256"] = "depth of " + frame["pair_id"]
+    frozen = frame["pair_id"].isin(["p000/i02", "p000/i03", "p000/i05"])
+    frame.loc[frozen, "depth_map_sha256"] = "frozen"
+    frame.loc[frame["pair_id"].isin(["p001/i00", "p002/i05"]), "depth_map_sha256"] = "two people"
+    frame.loc[frame["subject_id"] == "p003", "depth_map_sha256"] = ""  # of tables made elsewhere: equal to nothing
+    splits = make_splits(frame, SplitSettings())
+    assert dict(zip(splits.dirty["pair_id"], splits.dirty["reason"], strict=True)) == {
+        "p000/i03": "duplicate_depth",
+        "p000/i05": "duplicate_depth",
+        "p001/i00": "depth_of_other_subject",
+        "p002/i05": "depth_of_other_subject",
+    }
+    assert [failures_to_acquire(splits.dirty, role) for role in ("train", "dev", "test")] == [0, 0, 0]
+
+
+def test_sessions_are_ordered_as_people_order_them_and_an_empty_one_is_none():
+    frame = table(people=6, images=6, sessions=3).replace({"session": {"s0": "2", "s1": "10", "s2": ""}})
+    settings = SplitSettings(train_dev_test_people=("0", "0.5", "0.5"))
+    splits = make_splits(frame, settings)
+    assert set(splits.gallery["session"]) == {"2"}
+    assert set(splits.probe["session"]) == {"10", ""}
+    session = frame.set_index("pair_id")["session"]
+    genuine = splits.pairs[splits.pairs["same"] == "1"]
+    assert {frozenset(session[list(two)]) for two in zip(genuine["pair_id_a"], genuine["pair_id_b"], strict=True)} == {
+        frozenset({"2", "10"})
+    }
+    one = make_splits(frame.replace({"session": {"10": ""}}), settings)  # one known session: half of the pictures
+    assert one.gallery.groupby("cls_name").size().eq(3).all()
+    assert (one.pairs["same"] == "1").sum() == 6 * 15  # any two pictures
+
+
+def test_only_shots_of_people_are_failures_to_acquire():
+    frame = table(people=10, images=4)
+    stray = frame.iloc[[0, 1, 2]].assign(
+        pair_id=["./cover.png", "p001/notes/", "backup/"], subject_id=[".", "p001", "backup"], status="refused_path"
+    )
+    frame.loc[frame["pair_id"].isin(["p001/i00", "p002/i01"]), "status"] = "no_face"
+    splits = make_splits(pd.concat([frame, stray.assign(cls_name=stray["subject_id"])]), SplitSettings())
+    roles = splits.dirty.set_index("pair_id")["role"]
+    assert roles["./cover.png"] == roles["backup/"] == ""
+    assert sum(failures_to_acquire(splits.dirty, role) for role in ("train", "dev", "test")) == 2
+
+
+@pytest.mark.parametrize("people", range(1, 12))
+def test_few_people_leave_legal_tables(tmp_path, people):
+    make_aligned(tmp_path / "aligned", table(people=people, images=4))
+    made = split_folder(tmp_path / "aligned", tmp_path / "csv", SplitSettings())
+    read = read_splits(tmp_path / "csv")
+    for name in NAMES:
+        pd.testing.assert_frame_equal(getattr(read, name), getattr(made, name), check_dtype=False)
+    assert sum(len(getattr(read, name)) for name in NAMES if name != "pairs") == 4 * people
+
+
+def test_a_legacy_loader_reads_the_csv_files(tmp_path):
     make_aligned(tmp_path / "aligned", table(people=5, images=6))
     split_folder(tmp_path / "aligned", tmp_path / "csv", SplitSettings(train_dev_test_people=("1", "0", "0")))
     frame = pd.read_csv(tmp_path / "csv" / "train.csv")  # as such a loader does, with nothing of ours
@@ -265,13 +288,18 @@ def planted(root, count):
 def test_near_duplicates_are_listed(tmp_path, count):
     copies = planted(tmp_path, count)
     originals = sorted(set(copies.values()))
-    found = near_duplicates(tmp_path, [*originals, *copies])
+    found, unread = near_duplicates(tmp_path, [*originals, *copies])
+    assert not len(unread)
     listed = {frozenset(two) for two in zip(found["pair_id_a"], found["pair_id_b"], strict=True)}
     for kind, least in (("exact", 1.0), ("reencoded", 0.95), ("resized", 0.95), ("mirrored", 0.95)):
         recall = np.mean([frozenset(two) in listed for two in copies.items() if two[0].startswith(kind)])
         assert recall >= least, f"{kind}: {recall:.0%} of {count}"
     sources = copies | {name: name for name in originals}
     assert all(len({sources[name] for name in two}) == 1 for two in listed)  # and no two different pictures
-    assert len(near_duplicates(tmp_path, [])) == len(near_duplicates(tmp_path, originals)) == 0
+    assert len(near_duplicates(tmp_path, [])[0]) == len(near_duplicates(tmp_path, originals)[0]) == 0
+    (tmp_path / f"{originals[0]}.png").write_bytes(b"cut")
+    found, unread = near_duplicates(tmp_path, [*originals, "exact/00", "exact/gone"])
+    assert list(unread["pair_id"]) == [originals[0], "exact/gone"]  # rows; the others are compared
+    assert unread["detail"].str.len().min() > 10
     with pytest.raises(UserError, match="no picture p0/99"):
         near_duplicates(tmp_path, ["p0/99"])

@@ -1,0 +1,154 @@
+"""manifest.csv, with which a data set says what is known of its pictures: session, condition, true points.
+
+A data set may hold a file `manifest.csv` in its root folder. It is a csv in UTF-8 with commas and a header:
+
+    pair_id,session,condition
+    anna/0001,2024-03-01,glasses
+    anna/0002,2024-03-08,
+
+- `pair_id` (required) is the person's folder, a slash and the file's name without its extension. A name with an
+  extension (`anna/0001.png`, `anna/0001.depth.png`), with backslashes or a leading `./`, or in another Unicode
+  form is understood as well.
+- `session` says when or where a picture was taken. People are enrolled with the pictures of their first session
+  and probed with those of later ones. Sessions are ordered as people order them: 2 before 10, s2 before s10,
+  2024-02-01 before 2024-10-01, and 31.12.2023 before 01.01.2024. An empty cell says that the session is not
+  known; it is not a session of its own.
+- `condition` is shown beside pictures. Where there is no such column, `pose` is taken in its place.
+- Any other column is kept: notebook 10 reports failures by `pose`, `occlusion`, `glasses` and `light`.
+
+Each picture has at most one row, and a row that fits no picture is reported. A manifest.csv whose header says
+neither pair_id nor session belongs to another program: it is not used, and a note says so.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ..base.errors import UserError
+from ..base.tables import read_table
+from .pairs import OTHER_PICTURES, PICTURES
+
+NAME = "manifest.csv"
+_EXTENSION = re.compile(
+    r"(\.depth\.png|\.npy|" + "|".join(map(re.escape, PICTURES + OTHER_PICTURES)) + r")$", re.IGNORECASE
+)
+_DATE = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})(?!\d)")  # the year last: the order of day and month is open
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a data set says about its pairs."""
+
+    rows: pd.DataFrame  # text; pair_id (as `pairs.find_pairs` gives it, each once), session, condition, other columns
+    notes: tuple[str, ...]  # sentences that the user should read, such as how many rows fit no picture
+
+
+def read_manifest(root: Path, pair_ids: Iterable[str]) -> Manifest:
+    """The manifest.csv in `root`, matched to `pair_ids`; without rows where there is no such file.
+
+    Raises UserError with the file's name, the line and the fix where the file cannot be read as the table that
+    the top of this file describes, where two rows contradict each other or are the same, or where no row at all
+    fits a pair.
+    """
+    path, pair_ids = Path(root) / NAME, list(pair_ids)
+    nothing = pd.DataFrame(columns=["pair_id", "session", "condition"], dtype=str)
+    if not path.is_file():
+        return Manifest(nothing, ())
+    if not _is_meant_for_us(path):
+        return Manifest(nothing, (f"{path}: has no column pair_id, so it is not used (sessions would stand there)",))
+    table = read_table(path, ["pair_id"])
+    table = table.apply(lambda cells: cells.str.strip())
+    if not len(table):
+        return Manifest(nothing, (f"{path}: has no rows, so no session is known",))
+    known = _exact_names(pair_ids)
+    table = table.assign(found=[known.get(text) or known.get(_plain(text), "") for text in table["pair_id"]])
+    _require_one_row_each(table, path)
+    missed = table[table["found"] == ""]
+    if len(missed) == len(table) and pair_ids:
+        raise UserError(
+            f"{path}: no row fits a pair: its first pair_id is {table['pair_id'].iloc[0]!r}, the first pair is "
+            f"{pair_ids[0]!r}: write pair_ids as <person>/<name without extension>"
+        )
+    rows = table[table["found"] != ""].drop_duplicates("found")
+    notes = []
+    if len(missed):
+        notes.append(f"{path}: {len(missed)} of {len(table)} rows fit no pair, such as {missed['pair_id'].iloc[0]!r}")
+    if len(rows) < len(pair_ids):
+        given = set(rows["found"])
+        absent = next(pair_id for pair_id in pair_ids if pair_id not in given)
+        notes.append(f"{path}: {len(pair_ids) - len(rows)} of {len(pair_ids)} pairs have no row, such as {absent!r}")
+    rows = rows.assign(pair_id=rows["found"]).drop(columns="found").reset_index(drop=True)
+    if "session" not in rows:
+        rows["session"] = ""
+    if "condition" not in rows:
+        rows["condition"] = rows.get("pose", "")
+    session_keys(set(rows["session"]) - {""}, path)  # dates that can be read in two ways are refused here already
+    return Manifest(rows, tuple(notes))
+
+
+def session_keys(sessions: Iterable[str], path: Path = Path(NAME)) -> dict[str, tuple]:
+    """A sort key for each of the `sessions` of a data set, so that they sort as people would order them.
+
+    Numbers inside the texts count as numbers. Dates with the year last count as dates; whether the day or the
+    month comes first follows from a number above 12 in any of them, and from dots (31.12.2023), which stand
+    between day and month in that order. Raises UserError where a set of dates can be read in both ways and the
+    order of the sessions depends on it.
+    """
+    sessions = sorted(sessions)
+    dates = {text: match for text in sessions if (match := _DATE.search(text))}
+    numbers = [(int(match[1]), int(match[3])) for match in dates.values()]
+    day_first = any(first > 12 for first, _ in numbers) or any(match[2] == "." for match in dates.values())
+    month_first = any(second > 12 for _, second in numbers)
+    one, other = ({text: _key(text, dates.get(text), first) for text in sessions} for first in (True, False))
+    open_question = dates and day_first == month_first
+    if open_question and sorted(sessions, key=one.get) != sorted(sessions, key=other.get):
+        raise UserError(
+            f"{path}: session {next(iter(dates))!r}: day and month cannot be told apart: write dates as 2024-01-31"
+        )
+    return one if day_first else other
+
+
+def _key(text: str, date: re.Match | None, day_first: bool) -> tuple:
+    if date:
+        day, month = (date[1], date[3]) if day_first else (date[3], date[1])
+        text = f"{text[: date.start()]}{date[4]}-{month}-{day}{text[date.end() :]}"
+    parts = re.split(r"(\d+)", unicodedata.normalize("NFC", text).casefold())
+    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in parts if part), text
+
+
+def _is_meant_for_us(path: Path) -> bool:
+    """Whether the first line of `path` speaks of pairs or sessions, whatever separates its words."""
+    try:
+        with open(path, "rb") as file:
+            first = file.readline(10_000).replace(b"\0", b"").lower()  # without zero bytes UTF-16 reads like ASCII
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}): check its permissions") from None
+    return b"pair_id" in first or b"pair id" in first or b"session" in first
+
+
+def _plain(text: str) -> str:
+    """A pair_id as it is compared: no extension, slashes, no leading ./, Unicode form NFC."""
+    text = unicodedata.normalize("NFC", text).replace("\\", "/")
+    return _EXTENSION.sub("", re.sub(r"^(\./|/)+", "", text))
+
+
+def _exact_names(pair_ids: list[str]) -> dict[str, str]:
+    """The pair_id that each spelling stands for; a spelling that could mean two pairs stands for neither."""
+    known: dict[str, str] = {}
+    for pair_id in pair_ids:
+        form = _plain(pair_id)
+        known[form] = "" if form in known else pair_id
+    return known | {pair_id: pair_id for pair_id in pair_ids}
+
+
+def _require_one_row_each(table: pd.DataFrame, path: Path) -> None:
+    """Raise UserError where two rows are of one pair; the rows of its two files are one where they agree."""
+    for _, rows in table[table["found"] != ""].groupby("found", sort=False):
+        values = rows.drop(columns=["pair_id", "found"])
+        if len(rows) > 1 and (rows["pair_id"].duplicated().any() or len(values.drop_duplicates()) > 1):
+            lines = " and ".join(str(index + 2) for index in rows.index[:2])
+            raise UserError(f"{path} lines {lines}: {rows['found'].iloc[0]!r} stands there twice: keep one row")
