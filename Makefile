@@ -1,16 +1,14 @@
 # Face3D. Each target does its own set-up; `make help` lists them.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
-TEST_ENV := FACE3D_RUNS=runs/.test FACE3D_FIGURES=runs/.test/figures
+TEST_ENV := FACE3D_RUNS=runs/.test
+PLAN := $(BIN)/python -m face3d_lib.runs.plan
 NBVAL := $(BIN)/pytest -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
 	--nbval-sanitize-with tests/nbval_sanitize.cfg
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(NBVAL) -n 2 --dist loadfile --no-loadscope-reorder
-DATA_NOTEBOOKS := $(sort $(wildcard notebooks/0*.ipynb notebooks/1*.ipynb notebooks/2[01]*.ipynb))
-# 30 first: 40 reads what it trained, and comes up long after it is done; then the longest first
-TRAINING := $(wildcard notebooks/30*.ipynb notebooks/45*.ipynb notebooks/40*.ipynb notebooks/3[1-8]*.ipynb notebooks/22*.ipynb)
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-unit test-notebooks test-full lab lint format notebooks results bench lock clean
+.PHONY: figures help env demo test test-unit test-notebooks test-full lab lint format notebooks results bench lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -34,17 +32,17 @@ test: env test-unit test-notebooks ## unit tests, then every committed notebook 
 test-unit: env
 	$(BIN)/pytest -n 2 --dist worksteal tests
 
-test-notebooks: env # in the order of reading and writing; two at a time, each with one thread, where neither reads the other
+test-notebooks: env # in the order of the plan; two at a time, each with one thread, where neither reads the other
 	@rm -rf runs/.test
-	$(TEST_ENV) $(NBVAL) $(DATA_NOTEBOOKS)
-	$(TEST_ENV) $(SIDE_BY_SIDE) $(TRAINING)
-	$(TEST_ENV) $(SIDE_BY_SIDE) $(sort $(filter-out $(DATA_NOTEBOOKS) $(TRAINING),$(wildcard notebooks/*.ipynb)))
+	@$(PLAN) waves | while read -r first others; do \
+		if [ -z "$$others" ]; then $(TEST_ENV) $(NBVAL) $$first; else $(TEST_ENV) $(SIDE_BY_SIDE) $$first $$others; fi \
+			</dev/null || exit 1; done
 
 test-full: env ## the unit tests with the full counts of the reliability matrix (long)
 	FACE3D_SLOW=1 $(BIN)/pytest -n 2 --dist worksteal tests
 
-lab: env ## JupyterLab on the notebooks
-	$(BIN)/jupyter lab --notebook-dir notebooks
+lab: env ## JupyterLab on the project; what is run is kept in runs/, and notebooks/ stays clean
+	$(BIN)/jupyter lab
 
 lint: env ## ruff on library, tests and notebooks
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -54,9 +52,12 @@ format: env ## let ruff and nbstripout put things in order
 
 notebooks: env ## run every notebook with its defaults and store its kept outputs (after a change; read the diff)
 	@rm -rf runs/default
-	@for notebook in notebooks/[0-9]*.ipynb; do \
+	@for notebook in $$($(PLAN) order); do \
 		echo "$$notebook"; $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace "$$notebook" || exit 1; done
 	@$(BIN)/nbstripout --keep-count --keep-id notebooks/*.ipynb
+
+figures: env ## renew the tracked figures from the runs default and demo, if every face in them is synthetic
+	@$(BIN)/face3d figures
 
 results: env ## write figures/README.md and the table in README.md from the JSON beside the figures
 	$(BIN)/python figures/results.py

@@ -1,6 +1,7 @@
 """face3d: run any notebook, the whole demo, or one step of it without opening a notebook."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,7 +11,6 @@ import typer
 from .base.atomic import write_bytes, write_json
 from .base.environment import data_folder, speak_utf8
 from .base.errors import UserError
-from .base.paths import RUNS, relative
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -85,94 +85,23 @@ def demo(
     seed: Annotated[int, typer.Option(help="of split and training")] = 0,
 ):
     """Run the numbered notebooks in order and end with a table. Killed and started again, it goes on where it was."""
-    from .runs.folders import refuse_real_faces, run_folder
-    from .runs.plan import PLAN
-    from .runs.record import up_to_date
-    from .runs.runner import run_notebook
+    from .demo import run_demo
 
-    name = name or (data.resolve().name if data else "demo")
-    if data:
-        refuse_real_faces(name)
-    try:
-        run_folder(name)
-    except UserError as error:
-        raise UserError(f"{error}; --name NAME chooses one") from None
     source = {"depth_unit": depth_unit, "larger_is": larger_is, "depth_scale": depth_scale or 0.0}
-    if data:
-        check_data(data, **source)
-    chosen = {
-        "00_look_at_pairs": {"data": str(data.resolve())} | source if data else {},
-        "10_align_faces": {"mode": mode},
-        "20_split_subjects": {"seed": seed},
-        "30_train_softmax": {"seed": seed} | ({"epochs": epochs} if epochs else {}),
-    }
-    for step in PLAN:
-        run_name = f"{name}/{step.nested}".rstrip("/")
-        parameters = step.parameters | step.demo_parameters | chosen.get(step.notebook, {})
-        if data or epochs:  # the notebooks' bounds are those of the demo as it is
-            parameters |= no_expectations(step.notebook)
-        if up_to_date(step.notebook, run_name, parameters):
-            print(f"{step.notebook} ({run_name}): done before")
-        elif code := run_notebook(step.notebook, run_name, parameters):
-            print(f"stopped at {step.notebook}; the same command goes on from there", file=sys.stderr)
-            raise typer.Exit(code)
-    print(summary(name))
+    raise typer.Exit(run_demo(data, name, source, {"mode": mode, "epochs": epochs, "seed": seed}))
 
 
-def check_data(data: Path, depth_unit: str, larger_is: str, depth_scale: float) -> None:
-    """Say before the long work what a user's own folder allows; UserError where the demo could not end."""
-    from .data import convention, manifest, pairs, prospects, splits
+@app.command()
+def figures(
+    runs: Annotated[
+        list[str] | None, typer.Argument(metavar="RUN...", help="runs of synthetic faces; without any default and demo")
+    ] = None,
+):
+    """Copy the figures of runs into figures/, which git tracks. Refused unless every face in them is a synthetic one."""
+    from .publish import publish
 
-    files = pairs.find_pairs(data)
-    pairs.require_usable(data, ((row.status, row.detail) for row in files))
-    convention.read_convention(data, depth_unit or None, larger_is or None, depth_scale or None)
-    settings = splits.SplitSettings()
-    people = prospects.expected_people(files, settings)
-    prospects.require_training(people, settings)
-    notes = manifest.read_manifest(data, [row.pair_id for row in files]).notes
-    for line in (*notes, *prospects.unmeasured(people).values()):
-        print(f"note: {line}", file=sys.stderr)
-
-
-def no_expectations(notebook: str) -> dict[str, float]:
-    """The parameters expect_... of a notebook, set to what every result meets."""
-    from .runs.parameters import find_notebook, parameter_model
-
-    names = [name for name in parameter_model(find_notebook(notebook)).model_fields if name.startswith("expect_")]
-    return {name: 1.01 if name.endswith("_below") else -0.01 for name in names}
-
-
-def summary(name: str) -> str:
-    """The closing table of a demo, from the metrics.json of its stages."""
-    from .runs.folders import figures_folder, find_stage
-
-    def metrics(stage):
-        folder = find_stage(name, stage)
-        return json.loads((folder / "metrics.json").read_text(encoding="utf-8")) if folder else {}
-
-    pairs, faces = metrics("00_look_at_pairs"), metrics("10_align_faces")
-    verification, identification = metrics("40_evaluate_verification"), metrics("41_evaluate_identification")
-    lines = [
-        "",
-        f"people {pairs['people']}   pairs {pairs['pairs']}   "
-        f"faces found {faces['aligned']} ({faces['aligned'] / faces['pairs']:.1%})",
-        f"{'':14s}{'closed-set accuracy':>21s}{'EER':>8s}{'TAR@FAR=' + format(verification['far_target'], 'g'):>14s}{'rank-1':>9s}",
-    ]
-    for system, rates in verification["systems"].items():
-        numbers = [
-            metrics(f"{system}/30_train_softmax").get("accuracy"),
-            rates["eer"],
-            rates["tar"],
-            identification["systems"].get(system, {}).get("rank1"),
-        ]
-        texts = ["-" if number is None else f"{number:.3f}" for number in numbers]
-        lines.append(f"{system:14s}{texts[0]:>21s}{texts[1]:>8s}{texts[2]:>14s}{texts[3]:>9s}")
-    lines += [
-        "closed set: people the network was trained on; EER, TAR and rank-1: people it never saw",
-        f"look next: {relative(figures_folder(name, '40_evaluate_verification'))}/overview.png, and the executed",
-        f"notebooks in {relative(RUNS / name)}/; make lab opens JupyterLab",
-    ]
-    return "\n".join(lines)
+    for name in runs or ["default", "demo"]:
+        print(f"{publish(name)} figures of {name}")
 
 
 @app.command()
@@ -332,8 +261,8 @@ def forget(
     print(f"{person} is no longer in the gallery of {name}; the raw pictures and the tables of the run still hold them")
 
 
-def main():
-    """The command line; a user's mistake is one line and exit code 2, never a traceback."""
+def main() -> None:
+    """The command line: a mistake of the user is one line and exit code 2, never a traceback."""
     speak_utf8("face3d_lib.cli")
     try:
         app()
@@ -344,6 +273,9 @@ def main():
         if end.code == 130:  # typer's code for Ctrl-C
             print("interrupted: what is written is whole, and the same command goes on from there", file=sys.stderr)
         raise
+    except BrokenPipeError:  # `face3d ... | head`: whoever read our lines has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:  # no such file, no permission, a full disk: the message names the file
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

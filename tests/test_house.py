@@ -9,7 +9,7 @@ from face3d_lib.base.paths import ROOT
 
 ROOMS = {  # a package imports only packages above it, a file only files above it in its package
     "base": ["errors", "environment", "paths", "atomic", "tables", "processes"],
-    "runs": ["folders", "plan", "parameters", "record", "notebook", "runner", "sweep"],
+    "runs": ["folders", "plan", "parameters", "code", "record", "notebook", "runner", "sweep", "lab"],
     "synthetic": ["fields", "people", "sittings", "camera", "dataset"],
     "data": [
         *["convention", "pairs", "decoding", "faces", "warp", "alignment_table", "depth_check", "crops", "journal"],
@@ -22,7 +22,8 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
     "evaluate": ["embed", "scores", "metrics", "intervals", "compare", "rating", "pictures", "figures"],
     "serve": ["gallery"],
 }
-FLOW = [f"{room}.{name}" for room, names in ROOMS.items() for name in names] + ["cli"]
+FLOW = [f"{room}.{name}" for room, names in ROOMS.items() for name in names]
+FLOW += ["publish", "demo", "cli"]
 LIBRARY = ROOT / "face3d_lib"
 LONGEST_FILE, LONGEST_FUNCTION = 500, 60  # lines
 UNSAFE = {

@@ -1,7 +1,8 @@
-"""Where a run, its stages and their figures lie.
+"""Where a run and its stages lie.
 
 A run is a path below runs/ ("default", "demo", "demo/rgb"); a stage is a notebook. A stage writes into
-runs/<run>/<stage>/ and reads the stages of its own run and of the runs around it.
+runs/<run>/<stage>/, its figures into the folder figures/ in there, and reads the stages of its own run and of the runs
+around it.
 """
 
 import re
@@ -15,26 +16,9 @@ def run_folder(run: str) -> Path:
     """runs/<run>; UserError unless `run` is one or more plain names joined by "/"."""
     names = str(run).split("/")
     plain_names = all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) for name in names)
-    if not plain_names or "figures" in names:
+    if not plain_names:
         raise UserError(f"run {run!r}: use letters, digits, . _ -, and / between nested runs, as in demo/rgb")
     return paths.RUNS / run
-
-
-PUBLISHED = {"default": "", "demo": "demo"}  # runs of synthetic faces -> folder of figures/, which git tracks
-
-
-def figures_folder(run: str, stage: str) -> Path:
-    """Where a stage's figures go: only those of the two synthetic runs into figures/, which git tracks."""
-    root, _, nested = run.partition("/")
-    return (
-        paths.FIGURES / PUBLISHED[root] / stage / nested if root in PUBLISHED else run_folder(run) / "figures" / stage
-    )
-
-
-def refuse_real_faces(run: str) -> None:
-    """UserError for a run whose figures git tracks."""
-    if run.partition("/")[0] in PUBLISHED:
-        raise UserError(f"run {run!r}: its figures are published in figures/; choose another name for real faces")
 
 
 def outward(run: str) -> list[str]:

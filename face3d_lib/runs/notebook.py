@@ -4,27 +4,39 @@ import atexit
 import os
 import platform
 import random
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
 from ..base import paths
-from ..base.atomic import plain, sha256_of, write_json
-from ..base.environment import rank_and_world, require_utf8
+from ..base.atomic import plain, write_json
+from ..base.environment import rank_and_world, require_utf8, setting
 from ..base.errors import UserError
-from ..base.paths import ROOT, child_environment
-from ..base.processes import GRACE_SECONDS, PREEMPTING, lock, stopping_signals, unlock
-from .folders import figures_folder, find_stage, refuse_real_faces, run_folder
-from .parameters import check_parameters, parameter_model
-from .plan import planned
-from .record import close_record, new_record, outdated, read_record, version
+from ..base.paths import ROOT, child_environment, relative
+from ..base.processes import GRACE_SECONDS, PREEMPTING, is_alive, lock, stopping_signals, unlock
+from .folders import find_stage, run_folder
+from .parameters import as_words, check_parameters, parameter_model
+from .plan import DATA, Job, planned
+from .record import (
+    Before,
+    close_record,
+    is_current,
+    new_record,
+    outdated,
+    read_record,
+    refuse_a_copy,
+    refuse_other_data,
+    version,
+)
 
 
 class Preempted(KeyboardInterrupt):
@@ -41,45 +53,50 @@ class Run:
 
     def __init__(self, stage: str, namespace: dict):
         self.stage, self.run = stage, str(namespace.get("run", "default"))
-        self.folder, self.figures = run_folder(self.run) / stage, figures_folder(self.run, stage)
+        self.folder = run_folder(self.run) / stage
+        self.by_hand = setting("FACE3D_RUNNER") != str(self.folder)  # not by `run_notebook`
+        self._namespace, self._pid, self._thread_errors = namespace, os.getpid(), []
+        self._notebook = self._own_notebook()
+        if self.by_hand:
+            self._adopt()
+        self.parameters = self._check_parameters()
+        refuse_a_copy(stage, self.run, self._notebook)
+        if self._notebook.exists():
+            refuse_other_data(self.folder, self._notebook, self.parameters)
         (self.rank, self.world), self.preempted = rank_and_world(), False
         if self.rank:  # what it writes too, rank 0 writes as well: models, tables and pictures stand there once
             self.folder = Path(tempfile.mkdtemp(prefix="face3d-"))
-            self.figures = self.folder / "figures"
             atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
-        self.by_hand = os.environ.get("FACE3D_RUNNER") != str(run_folder(self.run) / stage)  # not by `run_notebook`
-        self._notebook = paths.NOTEBOOKS / f"{stage}.ipynb"
-        if not self.by_hand:
-            self._notebook = Path(os.environ["FACE3D_NOTEBOOK"])
-        self._namespace, self._pid, self._thread_errors = namespace, os.getpid(), []
-        self.parameters = self._check_parameters()
-        if self.parameters.get("data") or self.parameters.get("sensor"):  # a folder of somebody's pairs
-            refuse_real_faces(self.run)
+        self.figures = self.folder / "figures"
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = lock(self.folder) if self.by_hand and self.rank == 0 else None
+        self._before = Before(self.folder)
         if self.by_hand or self.rank:
-            self._record = new_record(stage, self.run, self.parameters, self._notebook)
+            self._record = new_record(stage, self.run, self.parameters, self._notebook) | {"by_hand": self.by_hand}
         else:
             self._record = read_record(self.folder)  # the runner has begun it
         self._record["closed"] = False
+        self._again = (
+            self.by_hand and self._before.done and is_current(self._before.record, self.parameters, self._notebook)
+        )
         self._write()
         self._watch()
 
     def need(self, name: str) -> Path:
         """The folder of an upstream stage ("21_pack_dataset", "rgb/30_train_softmax"), which must be done.
 
-        Looked for in this run, then in the runs around it. When it is missing and the outermost run is
-        "default", it is made from the defaults; else a UserError names the command. The hash of its run.json
-        enters ours.
+        It is looked for in this run, then in the runs around it. Where it is missing and the outermost run is
+        "default", it is made from the notebooks as they are; elsewhere a UserError names the command. The hash of its
+        result enters our record.
         """
         folder = find_stage(self.run, name)
-        if (status := read_record(folder)["status"]) != "done":
-            self._make(name, status)
+        if (record := read_record(folder))["status"] != "done":
+            self._make(name, record)
             folder = find_stage(self.run, name)
         for upstream in outdated(read_record(folder)):
             print(f"note: {name} was made before the present {upstream}; run it again to bring it up to date")
-        where, sha256 = folder.relative_to(paths.RUNS).as_posix(), sha256_of(folder / "run.json")
-        self._record["upstream"][name] = {"folder": where, "run_json_sha256": sha256}
+        where, sha256 = folder.relative_to(paths.RUNS).as_posix(), read_record(folder).get("result_sha256")
+        self._record["upstream"][name] = {"folder": where, "result_sha256": sha256}
         self._write()
         return folder
 
@@ -97,13 +114,41 @@ class Run:
         self.release()
 
     def release(self) -> None:
-        """Give the folder free and undo `_watch`; the status stays as it is."""
+        """Give the folder free and undo `_watch`; the status stays as it is, also that of a finished stage left alone."""
+        if self._lock is not None and not self._record["closed"] and self._before.was_done_and_is_untouched():
+            self._before.restore()
         threading.excepthook = self._previous_hook
         self._signals.close()
         atexit.unregister(self._on_exit)
         if self._lock is not None:
             unlock(self.folder, self._lock)
             self._lock = None
+
+    def _own_notebook(self) -> Path:
+        """The file that runs here: as the runner, JupyterLab or VS Code tells it, else the one in notebooks/."""
+        own, here = paths.NOTEBOOKS / f"{self.stage}.ipynb", self._namespace.get("__vsc_ipynb_file__")
+        told = setting("FACE3D_NOTEBOOK") or here or setting("JPY_SESSION_NAME")
+        executed = Path(told).parent == self.folder  # this stage's own, as it ran before
+        return own if executed or not told.endswith(".ipynb") else Path(told)
+
+    def _adopt(self) -> None:
+        """Opened by hand on a finished stage, parameters that nobody chose are those with which the stage was made.
+
+        The notebook's defaults belong to the run "default"; the demo, or a run of own data, was made with others, and
+        only looking at it must not make it anew. A value counts as chosen where it differs from the file's, or where
+        the file itself names this run.
+        """
+        record = read_record(self.folder)
+        if record["status"] != "done" or self.run.partition("/")[0] == "default" or not self._notebook.exists():
+            return
+        fields = parameter_model(self._notebook).model_fields
+        if fields["run"].default == self.run:
+            return
+        left = {name for name, field in fields.items() if self._namespace.get(name) == field.default}
+        adopted = {name: value for name, value in record["parameters"].items() if name in left}
+        self._namespace.update(adopted)
+        if told := [f"{name} = {value!r}" for name, value in adopted.items() if value != fields[name].default]:
+            print(f"as {self.stage} was made in run {self.run}: {', '.join(told)}")
 
     def _check_parameters(self) -> dict:
         """What the notebook declares, with the values that its cells gave; by hand as strict as in batch."""
@@ -113,37 +158,30 @@ class Run:
         values = {name: self._namespace[name] for name in model.model_fields if name in self._namespace}
         return check_parameters(model, values, strict=True)
 
-    def _make(self, name: str, status: str) -> None:
+    def _make(self, name: str, record: dict) -> None:
         """Run the notebook that makes `name`, visibly; UserError where that is for the user to do."""
-        run, step = planned(self.run, name)
-        default = run.partition("/")[0] == "default"
-        parameters = step.parameters | ({} if default else step.demo_parameters)
-        words = [word for key, value in parameters.items() for word in ("-p", f"{key}={value}")]
-        if not default or self.world > 1:
-            command = " ".join(["face3d run", step.notebook, run, *words])
-            raise UserError(f"{self.stage} reads {name}, which is {status} in run {self.run}: {command}")
-        print(f"{name} is {status}: making it from the defaults", flush=True)
-        notebook = self._notebook.with_name(f"{step.notebook}.ipynb")
-        command = [sys.executable, "-m", "face3d_lib.runs.runner", notebook, run, *words]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
-        child = subprocess.Popen(command, cwd=ROOT, env=child_environment(), **pipes)
-        try:
-            for line in child.stdout:
-                print(" ", line.rstrip(), flush=True)
-            code = child.wait()
-        except KeyboardInterrupt:
-            child.terminate()  # it passes the signal on to its kernel, which may save
-            child.wait(GRACE_SECONDS + 5)
-            raise
-        if code:
+        job = planned(self.run, name)
+        if job.run.partition("/")[0] != "default" or self.world > 1:
+            raise UserError(
+                f"{self.stage} reads {name}, which is {_state(record, self.run, name)}: {_advice(job, record)}"
+            )
+        if _wait_for_another(name, run_folder(job.run) / job.notebook):
+            return
+        print(f"{name} is {record['status']}: making it from the defaults", flush=True)
+        notebook = self._notebook.with_name(f"{job.notebook}.ipynb")
+        notebook = notebook if notebook.exists() else paths.NOTEBOOKS / notebook.name
+        if code := _run_visibly(notebook, job):
             raise UserError(f"{self.stage} reads {name}, which could not be made (exit code {code}, see above)")
 
     def _write(self) -> None:
-        if self.rank == 0:
+        if self.rank == 0 and not self._again:  # a stage that is made again as it is stays done meanwhile
             write_json(self.folder / "run.json", self._record)
 
     def _end(self, status: str) -> None:
-        if self.rank == 0:
+        """Say how the stage ended; one that was done and is as it was stays done."""
+        if status != "done" and self._before.was_done_and_is_untouched():
+            self._before.restore()
+        elif self.rank == 0:
             close_record(self.folder, self._record, status)
 
     def _watch(self) -> None:
@@ -176,6 +214,61 @@ class Run:
             self._end("incomplete")
 
 
+def _state(record: dict, run: str, name: str) -> str:
+    """Words for an upstream stage that is not done: its status, and where it failed the reason and the log."""
+    state = f"{record['status']} in run {run}"
+    if not record.get("error"):
+        return state
+    folder, stage = run_folder(record["run"]) / record["stage"], record["stage"]
+    log = folder / f"{stage}.failed.ipynb"
+    return f"{state} ({record['error']}{f'; see {relative(log)}' if log.exists() else ''})"
+
+
+def _advice(job: Job, record: dict) -> str:
+    """The command that makes a missing stage: as it was tried before, else as the plan has it."""
+    notebook = paths.NOTEBOOKS / f"{job.notebook}.ipynb"
+    if "parameters" in record and notebook.exists():
+        declared = parameter_model(notebook).model_fields
+        tried = {name: value for name, value in record["parameters"].items() if name in declared and name != "run"}
+        chosen = {name: value for name, value in tried.items() if value != declared[name].default}
+        job = Job(job.notebook, record["run"], chosen)
+    elif job.notebook == DATA[0].notebook and job.run.partition("/")[0] != "demo":  # synthetic people are for the demo
+        job = Job(job.notebook, job.run, {"data": "FOLDER"})
+    return shlex.join(["face3d", "run", job.notebook, job.run, *as_words(job.parameters)])
+
+
+def _wait_for_another(name: str, folder: Path) -> bool:
+    """Whether another process made the stage in `folder` while we waited; False at once where none is at it."""
+    record, told = read_record(folder), False
+    while record["status"] == "running" and not record.get("by_hand") and is_alive(str(record.get("pid"))):
+        if not told:
+            print(f"{name} is being made by process {record['pid']}: waiting for it", flush=True)
+        told = True
+        time.sleep(1)
+        record = read_record(folder)
+    return record["status"] == "done"
+
+
+def _run_visibly(notebook: Path, job: Job) -> int:
+    """Run a notebook by the command line and show its progress here, in one line that is renewed; its exit code."""
+    command = [sys.executable, "-m", "face3d_lib.cli", "run", notebook, job.run, *as_words(job.parameters)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
+    child = subprocess.Popen(command, cwd=ROOT, env=child_environment(FACE3D_PROGRESS="1"), **pipes)
+    shown = ""
+    try:
+        for letter in iter(lambda: child.stdout.read(1), ""):
+            if letter not in "\r\n":
+                shown += letter
+            elif shown.strip():
+                print(f"\r{shown:<100}", end=letter.strip("\r"), flush=True)
+                shown = ""
+        return child.wait()
+    except KeyboardInterrupt:
+        child.terminate()  # it passes the signal on to its kernel, which may save
+        child.wait(GRACE_SECONDS + 5)
+        raise
+
+
 _opened: Run | None = None
 
 
@@ -196,6 +289,8 @@ def open_run(stage: str, namespace: dict) -> Run:
     packages = [f"{name} {version(name)}" for name in ("numpy", "torch") if name in sys.modules]
     about = ", ".join([f"seed {seed}", f"device {device}", f"python {platform.python_version()}", *packages])
     print(f"{stage}, run {this.run}: {about}")
+    if this.by_hand and setting("FACE3D_LAB"):
+        print(f"saving keeps the outputs in {relative(this.folder / f'{stage}.ipynb')}")
     return this
 
 

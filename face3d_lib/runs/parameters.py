@@ -33,19 +33,25 @@ def read_cells(notebook: Path) -> list:
 
 
 def parameter_model(notebook: Path):
+    """The pydantic model of a notebook's parameters; see `model_of_cells`."""
+    return model_of_cells(read_cells(notebook), notebook.name)
+
+
+def model_of_cells(cells: list, name: str):
     """A pydantic model of the cell tagged `parameters`: title = type as written, description = the comment.
 
-    Every statement must be `name: type = literal`; anything else there, or no `run: str`, is a UserError.
+    Every statement must be `name: type = literal`; anything else there, or no `run: str`, is a UserError, which calls
+    the notebook `name`.
     """
     from pydantic import ConfigDict, Field, create_model
 
-    sources = [c.source for c in read_cells(notebook) if "parameters" in c.metadata.get("tags", [])]
+    sources = [c.source for c in cells if "parameters" in c.metadata.get("tags", [])]
     if len(sources) != 1:
-        raise UserError(f"{notebook.name}: one cell must be tagged `parameters`, {len(sources)} are")
+        raise UserError(f"{name}: one cell must be tagged `parameters`, {len(sources)} are")
     try:
         statements, comments, fields = ast.parse(sources[0]).body, trailing_comments(sources[0]), {}
     except SyntaxError as error:
-        raise UserError(f"{notebook.name}: the cell tagged `parameters` is not Python: {error}") from None
+        raise UserError(f"{name}: the cell tagged `parameters` is not Python: {error}") from None
     for statement in statements:
         try:
             kind, default = _kind(statement.annotation), ast.literal_eval(statement.value)
@@ -53,12 +59,12 @@ def parameter_model(notebook: Path):
             fields[statement.target.id] = (kind, Field(default, title=title, description=comment))
         except (AttributeError, TypeError, ValueError):
             wrong = ast.unparse(statement).splitlines()[0]
-            message = f"{notebook.name}: a parameter is `name: type = literal`, not `{wrong}`"
+            message = f"{name}: a parameter is `name: type = literal`, not `{wrong}`"
             raise UserError(message) from None
     if "run" not in fields:
-        raise UserError(f"{notebook.name}: the parameters must declare `run: str`")
+        raise UserError(f"{name}: the parameters must declare `run: str`")
     config = ConfigDict(extra="forbid", validate_default=True, protected_namespaces=())
-    return create_model(notebook.stem, __config__=config, **fields)
+    return create_model(Path(name).stem, __config__=config, **fields)
 
 
 def _kind(node: ast.expr):
@@ -123,11 +129,42 @@ def check_parameters(model, values: dict, strict: bool = False) -> dict:
         raise UserError(f"{wrong}; {fields[name].title} is declared: {first['msg']}") from None
 
 
+def parameters_for(notebook: Path, run: str, given: dict | None = None) -> dict:
+    """All parameters with which `notebook` runs in `run`: `given` (values or text) over its own defaults.
+
+    A relative path means one in the folder from which the command was called, not in that of the notebook. A
+    parameter is a path where its comment says so: one with "folder of ..." always holds a folder, and one with
+    "file with ..." holds a file where such a file exists, else a name. UserError as `check_parameters`.
+    """
+    model = parameter_model(notebook)
+    values = check_parameters(model, dict(given or {}) | {"run": run})
+    for name in (given or {}).keys() - {"run"}:
+        comment, value = model.model_fields[name].description, values[name]
+        if isinstance(value, str) and value:
+            path = Path(value).expanduser()
+            if is_folder(model.model_fields[name]) or ("file with " in comment and path.is_file()):
+                values[name] = str(path.absolute())
+    return values
+
+
+def is_folder(field) -> bool:
+    """Whether a field of a parameter model holds a folder: its comment says "folder of ..."."""
+    return "folder of " in (field.description or "")
+
+
+def as_words(parameters: dict) -> list[str]:
+    """Parameters as the words of a command line: ["-p", "epochs=3", "-p", "models=a,b"]."""
+    texts = {
+        name: ",".join(map(str, value)) if isinstance(value, list) else value for name, value in parameters.items()
+    }
+    return [word for name, text in texts.items() for word in ("-p", f"{name}={text}")]
+
+
 def _from_text(value, title: str):
     """Text of a command line as pydantic reads it: none, lists as "a,b" or "[1, 2]", Literals of numbers."""
     if not isinstance(value, str) or title == "str":
         return value
-    if "None" in title and value.lower() in ("none", "null"):
+    if "None" in title and value.lower() in ("none", "null", "~", ""):
         return None
     if title.startswith("list["):
         inside = value.strip().removeprefix("[").removesuffix("]")
@@ -153,17 +190,26 @@ def parse_parameters(pairs: list[str]) -> dict[str, str]:
     return values
 
 
-def read_grid(path: Path | None) -> list[dict]:
-    """The parameter sets of a yaml file: one mapping, or a list of them; without a file one empty set."""
+def read_yaml(path: Path):
+    """A YAML file in which every value is the text that is written there, in lists and mappings.
+
+    YAML itself would take 010 for 8, 2024-01-01 for a date and 1e-3 for a text; here a value becomes what the parameter
+    that it is meant for declares. UserError where the file cannot be read.
+    """
     import yaml
 
+    try:
+        return yaml.BaseLoader(Path(path).read_text(encoding="utf-8")).get_single_data()
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: {' '.join(str(error).split())[:160]}: a YAML file is expected") from None
+
+
+def read_grid(path: Path | None) -> list[dict]:
+    """The parameter sets of a YAML file: one mapping, or a list of them; without a file one empty set."""
     if path is None:
         return [{}]
-    try:
-        entries = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: {first_line(str(error))}: a yaml file of parameters is expected") from None
+    entries = read_yaml(path)
     entries = [entries] if isinstance(entries, dict) else entries
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(f"{path}: a mapping of parameters, or a list of mappings, is expected")
-    return [{str(name): value for name, value in entry.items()} for entry in entries]
+    return entries

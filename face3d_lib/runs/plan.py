@@ -1,44 +1,122 @@
-"""The plan of the experiment: which notebooks run, in which order and with which parameters."""
+"""The plan of the experiment: the one list of notebooks, who reads whom, and the parameters of the demo.
 
+The runner, sweeps, the command line and the Makefile follow it. `python -m face3d_lib.runs.plan order` prints the
+notebooks in an order in which each comes after those that it reads; `... waves` prints them in lines, where the
+notebooks of one line do not read each other and may run side by side.
+"""
+
+import sys
 from dataclasses import dataclass, field
 
 from .folders import outward
 
 
 @dataclass(frozen=True)
-class Step:
-    """One notebook run of the experiment; `nested` is the run below "default" or "demo", "" for that one."""
+class Stage:
+    """The place of one notebook in the experiment.
+
+    reads: the notebooks whose stages it may read. nested: name of the run inside "default" or "demo" (empty: that run
+    itself) -> the parameters that differ there from the notebook's own. demo: parameters on top in the demo and in
+    runs made like it; None for a notebook that is no part of the demo.
+    """
 
     notebook: str
-    nested: str = ""
-    parameters: dict = field(default_factory=dict)
-    demo_parameters: dict = field(default_factory=dict)  # on top of `parameters` in every run but "default"
+    reads: tuple[str, ...] = ()
+    nested: dict[str, dict] = field(default_factory=lambda: {"": {}})
+    demo: dict | None = None
 
 
+@dataclass(frozen=True)
+class Job:
+    """One run of one notebook: a name in notebooks/ or a path, the run, and the parameters that are set."""
+
+    notebook: str
+    run: str
+    parameters: dict
+
+
+MODALITIES = {modality: {"modality": modality} for modality in ("rgb", "depth", "rgbd")}
+DIVIDED_AND_PACKED = ("20_split_subjects", "21_pack_dataset")
+
+DATA = [  # what all trainings of a run share
+    Stage("00_look_at_pairs", demo={"subjects": 120, "images_per_session": 8}),
+    Stage("10_align_faces", ("00_look_at_pairs",), demo={}),
+    Stage("20_split_subjects", ("00_look_at_pairs", "10_align_faces"), demo={}),
+    Stage("21_pack_dataset", ("10_align_faces",), demo={}),
+]
+TRAINING = [
+    Stage("30_train_softmax", DIVIDED_AND_PACKED, MODALITIES, demo={"epochs": 20, "input_size": 80}),
+    Stage("31_train_arcface", DIVIDED_AND_PACKED, {"arcface": {}}),
+    Stage("32_train_triplet", DIVIDED_AND_PACKED, {"triplet": {}}),
+    Stage("33_train_multi_similarity", DIVIDED_AND_PACKED, {"multi_similarity": {}}),
+    Stage("34_train_adaface", DIVIDED_AND_PACKED, {"adaface": {}}),
+    Stage("38_train_legacy", DIVIDED_AND_PACKED, {"legacy": {}}),
+    Stage("45_transfer_depth"),
+]
+TRAINED = tuple(stage.notebook for stage in TRAINING)
 PLAN = [
-    Step("00_look_at_pairs", demo_parameters={"subjects": 120, "images_per_session": 8}),
-    Step("10_align_faces"),
-    Step("20_split_subjects"),
-    Step("21_pack_dataset"),
-    Step("22_encode_depth"),
-    *(
-        Step("30_train_softmax", modality, {"modality": modality}, {"epochs": 20, "input_size": 80})
-        for modality in ("rgb", "depth", "rgbd")
+    *DATA,
+    Stage("22_encode_depth", ("21_pack_dataset",), demo={}),
+    *TRAINING,
+    Stage("35_break_training", DIVIDED_AND_PACKED),
+    Stage("39_compare_losses", ("20_split_subjects", *TRAINED)),
+    Stage("40_evaluate_verification", (*DIVIDED_AND_PACKED, *TRAINED), demo={}),
+    Stage("41_evaluate_identification", ("20_split_subjects", "40_evaluate_verification"), demo={}),
+    Stage("42_view_embeddings", ("20_split_subjects", "40_evaluate_verification"), demo={}),
+    Stage("43_compare_modalities", (*DIVIDED_AND_PACKED, *TRAINED), demo={}),
+    Stage(
+        "50_predict_identity",
+        ("00_look_at_pairs", "20_split_subjects", "40_evaluate_verification", *TRAINED),
+        demo={},
     ),
-    Step("40_evaluate_verification"),
-    Step("41_evaluate_identification"),
-    Step("42_view_embeddings"),
-    Step("43_compare_modalities"),
-    Step("50_predict_identity"),
 ]
 
 
-def planned(run: str, name: str) -> tuple[str, Step]:
-    """The run and the step that make `name` for `run`: from PLAN, else the notebook with its own defaults."""
-    inner, _, stage = name.rpartition("/")
+def stage_of(notebook: str) -> Stage:
+    """The stage of a notebook; one that the plan does not know reads nothing and has no parameters of its own."""
+    return next((stage for stage in PLAN if stage.notebook == notebook), Stage(notebook, nested={}))
+
+
+def demo_jobs(run: str) -> list[Job]:
+    """The demo in order, into `run` and the runs nested in it."""
+    return [
+        Job(stage.notebook, f"{run}/{nested}".rstrip("/"), parameters | stage.demo)
+        for stage in PLAN
+        if stage.demo is not None
+        for nested, parameters in stage.nested.items()
+    ]
+
+
+def planned(run: str, name: str) -> Job:
+    """The job that makes the stage `name` ("21_pack_dataset", "rgb/30_train_softmax") for `run`.
+
+    Below "default" a notebook has its own parameters, below any other run those of the demo. A stage that the plan
+    does not know has its notebook's own parameters, in `run` itself.
+    """
+    inner, _, notebook = name.rpartition("/")
     places = [f"{outer}/{inner}".rstrip("/") for outer in outward(run)]
     for place in places:
-        for step in PLAN:
-            if (step.notebook, step.nested) == (stage, place.partition("/")[2]):
-                return place, step
-    return places[0], Step(stage)
+        root, _, nested = place.partition("/")
+        if nested in (stage := stage_of(notebook)).nested:
+            more = {} if root == "default" else stage.demo or {}
+            return Job(notebook, place, stage.nested[nested] | more)
+    return Job(notebook, places[0], {})
+
+
+def waves() -> list[list[str]]:
+    """All notebooks in groups that run one after the other; each stands as late as its readers allow.
+
+    So a training that reads nothing runs beside the other trainings. Within a group the last of the plan comes first:
+    the later trainings take longer than the first.
+    """
+    height: dict[str, int] = {}
+    for stage in reversed(PLAN):
+        readers = [reader.notebook for reader in PLAN if stage.notebook in reader.reads]
+        height[stage.notebook] = 1 + max((height[reader] for reader in readers), default=-1)
+    levels = sorted(set(height.values()), reverse=True)
+    return [[name for name in height if height[name] == level] for level in levels]
+
+
+if __name__ == "__main__":
+    lines = waves() if sys.argv[1:] == ["waves"] else [[stage.notebook] for stage in PLAN]
+    print("\n".join(" ".join(f"notebooks/{name}.ipynb" for name in line) for line in lines))

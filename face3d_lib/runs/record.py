@@ -8,25 +8,34 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import subprocess
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ..base import paths
-from ..base.atomic import sha256_of, write_json
-from ..base.paths import ROOT
+from ..base.atomic import sha256_of, write_bytes, write_json
+from ..base.errors import UserError
+from ..base.paths import ROOT, relative
+from .code import notebook_code
 from .folders import run_folder
-from .parameters import check_parameters, find_notebook, parameter_model, read_cells
+from .parameters import find_notebook, is_folder, parameter_model, parameters_for
 
 EXIT_CODES = {"done": 0, "failed": 1, "incomplete": 2, "preempted": 75, "kernel_died": 138}
 PACKAGES = ["torch", "torchvision", "facenet-pytorch", "timm", "numpy", "pandas", "scikit-learn", "ipykernel"]
+DRAWING = {"face3d_lib/evaluate/figures.py", "face3d_lib/evaluate/pictures.py"}  # files that no result depends on
 
 
 def read_record(folder: Path | None) -> dict:
-    """The run.json of a stage's folder; {"status": "missing"} when there is none."""
+    """The run.json of a stage's folder; {"status": "missing"} when there is none. UserError where it is damaged."""
     path = folder / "run.json" if folder else None
-    return json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else {"status": "missing"}
+    if not path or not path.exists():
+        return {"status": "missing"}
+    try:
+        return {"status": "missing", **json.loads(path.read_text(encoding="utf-8"))}
+    except (ValueError, TypeError):
+        raise UserError(f"{path}: not a record that can be read: delete it, then run the stage again") from None
 
 
 def new_record(stage: str, run: str, parameters: dict, notebook: Path) -> dict:
@@ -34,6 +43,7 @@ def new_record(stage: str, run: str, parameters: dict, notebook: Path) -> dict:
     return {
         "stage": stage,
         "run": run,
+        "notebook": recorded_name(notebook),
         "status": "running",
         "parameters": parameters,
         "started": utc_now(),
@@ -42,9 +52,71 @@ def new_record(stage: str, run: str, parameters: dict, notebook: Path) -> dict:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "git": git_state(),
-        "code_sha256": code_hash(notebook),
+        "code_sha256": notebook_code(notebook),
         "upstream": {},
     }
+
+
+def refuse_a_copy(stage: str, run: str, notebook: Path) -> None:
+    """UserError where `notebook` is not the file that the stage of this run belongs to: a copy replaces nothing.
+
+    A stage belongs to the notebook that made it. In the run "default", which is made from the notebooks as they are,
+    it belongs to the one in notebooks/ from the start.
+    """
+    if notebook.stem != stage:
+        raise UserError(
+            f"{notebook.name} opens the stage {stage}, which belongs to {stage}.ipynb: write "
+            f'open_run("{notebook.stem}", globals()) in this copy, or give the file its old name'
+        )
+    folder, own = run_folder(run) / stage, paths.NOTEBOOKS / f"{stage}.ipynb"
+    owner = read_record(folder).get("notebook")
+    if owner is None and run.partition("/")[0] == "default" and own.exists():
+        owner = recorded_name(own)
+    if owner is not None and owner != recorded_name(notebook):
+        raise UserError(
+            f"{relative(folder)} belongs to {owner}, and this is {relative(notebook)}: give this notebook a run of its "
+            "own (parameter run), or another name, which its open_run() must say as well"
+        )
+
+
+def recorded_name(notebook: Path) -> str:
+    """How a record names a notebook: its path below the project, elsewhere its file name alone."""
+    return relative(notebook) if notebook.resolve().is_relative_to(ROOT) else notebook.name
+
+
+def refuse_other_data(folder: Path, notebook: Path, parameters: dict) -> None:
+    """UserError where a finished stage would take its pairs from elsewhere than before: a run keeps its data.
+
+    Compared are the parameters that hold a folder; everything in the run was made from what lies there.
+    """
+    record = read_record(folder)
+    for name, field in parameter_model(notebook).model_fields.items():
+        before, now = record.get("parameters", {}).get(name), parameters.get(name, field.default)
+        if is_folder(field) and record["status"] == "done" and before not in (None, now):
+            was, wanted = before or "no folder (synthetic faces)", now or "no folder (synthetic faces)"
+            raise UserError(
+                f"{relative(folder)} was made with {name} = {was}, and now it is {wanted}: "
+                f"give {name} as it was, or choose another run"
+            )
+
+
+class Before:
+    """A stage's folder before a notebook runs in it, to be told whether an attempt that failed has changed it."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.record = folder, read_record(folder)
+        self.done = self.record["status"] == "done"
+        self._bytes = (folder / "run.json").read_bytes() if self.done else b""
+        self._files = files_of(folder)
+
+    def was_done_and_is_untouched(self) -> bool:
+        """Whether the stage was done and every file that its notebook writes is as it was."""
+        return self.done and files_of(self.folder) == self._files
+
+    def restore(self) -> None:
+        """Put the record back, byte for byte."""
+        if (self.folder / "run.json").read_bytes() != self._bytes:
+            write_bytes(self.folder / "run.json", self._bytes)
 
 
 def close_record(folder: Path, record: dict, status: str, error: str | None = None) -> None:
@@ -53,14 +125,31 @@ def close_record(folder: Path, record: dict, status: str, error: str | None = No
     seconds = (datetime.fromisoformat(ended) - datetime.fromisoformat(record["started"])).total_seconds()
     kept = {key: value for key, value in record.items() if key not in ("pid", "closed")}
     end = {"status": status, "ended": ended, "seconds": seconds, "error": error}
+    if status == "done":
+        end["result_sha256"] = result_hash(record, folder)
     write_json(folder / "run.json", kept | end)
 
 
+def files_of(folder: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change of every file below a stage's folder that its notebook writes: path -> (bytes, ns).
+
+    The record, hidden files and the notebook of a failed attempt are left out.
+    """
+    found = {}
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if name != "run.json" and not re.search(r"(^|/)\.|\.failed\.ipynb$", name) and path.is_file():
+            found[name] = (path.stat().st_size, path.stat().st_mtime_ns)
+    return found
+
+
 def utc_now() -> str:
+    """The present time in UTC, ISO 8601 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def version(package: str) -> str | None:
+    """The installed version of a package, None where it is not installed."""
     with suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(package)
 
@@ -76,26 +165,46 @@ def git_state() -> dict | None:
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
 
 
-def code_hash(notebook: Path) -> str:
-    """SHA-256 of this library and, where the file exists, of the notebook's cells without their outputs."""
-    sources = [path.read_text(encoding="utf-8") for path in sorted(Path(__file__).parents[1].rglob("*.py"))]
-    if notebook.exists():
-        sources += [cell.source for cell in read_cells(notebook)]
-    return hashlib.sha256("\0".join(sources).encode()).hexdigest()
+def result_hash(record: dict, folder: Path) -> str:
+    """SHA-256 of what decides a result: parameters, code, upstream results, and metrics.json where it exists.
+
+    A stage that runs again and comes to the same has the same hash, so its readers stay up to date.
+    """
+    upstream = {name: entry.get("result_sha256") for name, entry in record["upstream"].items()}
+    metrics = folder / "metrics.json"
+    parts = [record["stage"], record["parameters"], without_drawing(record["code_sha256"]), upstream]
+    parts.append(sha256_of(metrics) if metrics.exists() else None)
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def without_drawing(code: dict[str, str]) -> dict[str, str]:
+    """The hashes of a record's code but for the files that only draw: no result depends on them."""
+    return {name: sha256 for name, sha256 in code.items() if name not in DRAWING}
 
 
 def outdated(record: dict) -> list[str]:
-    """Names of the upstream stages of a record that ran again, or vanished, since it was written."""
+    """Names of the upstream stages whose result is no longer the one that this record's stage read."""
     upstream = record.get("upstream", {})
-    files = {name: paths.RUNS / entry["folder"] / "run.json" for name, entry in upstream.items()}
-    present = {name: sha256_of(path) if path.exists() else None for name, path in files.items()}
-    return [name for name in upstream if present[name] != upstream[name]["run_json_sha256"]]
+    present = {name: read_record(paths.RUNS / entry["folder"]) for name, entry in upstream.items()}
+    return [
+        name for name, entry in upstream.items() if present[name].get("result_sha256") != entry.get("result_sha256")
+    ]
 
 
-def up_to_date(notebook, run: str, parameters: dict | None = None) -> bool:
-    """Whether it is done already, with these parameters, this code and this upstream."""
+def up_to_date(notebook: str | Path, run: str, parameters: dict | None = None, pictures: bool = True) -> bool:
+    """Whether the stage is done with these parameters, this code and the present results of what it reads.
+
+    pictures: whether changed drawing code counts; a sweep, whose many pictures nobody looks at, lets it pass.
+    """
     notebook = find_notebook(notebook)
     record = read_record(run_folder(run) / notebook.stem)
-    wanted = check_parameters(parameter_model(notebook), dict(parameters or {}) | {"run": run})
-    same = (record.get("parameters"), record.get("code_sha256")) == (wanted, code_hash(notebook))
+    return is_current(record, parameters_for(notebook, run, parameters), notebook, pictures)
+
+
+def is_current(record: dict, parameters: dict, notebook: Path, pictures: bool = True) -> bool:
+    """Whether a record says that its stage is done just so; `up_to_date` for one who holds the record already."""
+    then, now = record.get("code_sha256"), notebook_code(notebook)
+    if not pictures and isinstance(then, dict):
+        then, now = without_drawing(then), without_drawing(now)
+    same = (record.get("parameters"), then) == (parameters, now)
     return record["status"] == "done" and same and not outdated(record)

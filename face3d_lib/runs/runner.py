@@ -2,29 +2,34 @@
 
 papermill calls a notebook completed when its kernel was killed, when a cell called sys.exit(0) and when a
 thread failed; it only warns about an unknown parameter, executes a crafted parameter *name*, and can leave
-half a notebook. `run_notebook` uses it for execution alone and decides by itself. Its exit codes:
+half a notebook. `run_notebook` lets papermill execute the cells and decides by itself how they ended. Its exit codes:
 0 done, 1 failed, 2 incomplete (or a mistake of the user), 75 preempted by a signal, 138 the kernel died.
 """
 
-import argparse
+import html
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tqdm import tqdm
+
 from ..base.atomic import write_json, write_text
-from ..base.environment import rank_and_world, speak_utf8
+from ..base.environment import rank_and_world, setting
 from ..base.errors import UserError, first_line
 from ..base.paths import child_environment, relative
 from ..base.processes import GRACE_SECONDS, lock, stopping_signals, unlock
 from .folders import run_folder
-from .parameters import check_parameters, find_notebook, parameter_model, parse_parameters, read_grid
-from .record import EXIT_CODES, close_record, new_record, read_record
+from .parameters import find_notebook, parameters_for, read_cells
+from .record import EXIT_CODES, Before, close_record, new_record, read_record, refuse_a_copy, refuse_other_data
 
+SHOWN_LETTERS = 70  # of what the kernel tells
 START_SECONDS = 180  # for a kernel to come up on a busy machine
 SAME_SIGNAL_SECONDS = 0.3  # Ctrl-C reaches all processes of a terminal, and their parents pass it on as well
 
@@ -34,9 +39,12 @@ class _Stopped(Exception):
 
 
 class _Kernel:
-    """A kernel of this very Python, in a process group of its own, that hears of the runner's signals."""
+    """A kernel of this very Python, in a process group of its own, that hears of the runner's signals.
 
-    def __init__(self):
+    bar: shows the cell that runs and the latest line of progress that the kernel tells.
+    """
+
+    def __init__(self, bar: tqdm):
         from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
         from jupyter_client.manager import AsyncKernelManager
 
@@ -46,17 +54,54 @@ class _Kernel:
                 metadata = {"supported_encryption": ["curve"]}
                 return KernelSpec(argv=argv, display_name="Python 3", language="python", metadata=metadata)
 
-        self.manager = AsyncKernelManager(kernel_spec_manager=ThisPython(), transport_encryption="auto")
+        class Manager(AsyncKernelManager):
+            def client(manager, **options):
+                client = super().client(**options)
+                channel = client.iopub_channel
+                receive = channel.get_msg
+
+                async def receive_and_show(*arguments, **options):
+                    message = await receive(*arguments, **options)
+                    self.show(message)
+                    return message
+
+                channel.get_msg = receive_and_show
+                return client
+
+        self.manager = Manager(kernel_spec_manager=ThisPython(), transport_encryption="auto")
+        self.bar = bar
         self.pid = self.signal = self.timer = self.heard = None
+        self.left = ""  # of a bar of tqdm
         self.cell = 0  # the code cell that runs, as Jupyter counts: 1 is In [1]
 
     def start(self, folder: Path, notebook: Path, inherited: list[int]) -> None:
         from jupyter_core.utils import run_sync
 
-        ours = {"FACE3D_RUNNER": str(folder), "FACE3D_NOTEBOOK": str(notebook), "MPLBACKEND": ""}  # "": that of Jupyter
-        env = child_environment(**ours)
+        ours = {"FACE3D_RUNNER": str(folder), "FACE3D_NOTEBOOK": str(notebook)}
+        jupyter = {"MPLBACKEND": "", "JPY_SESSION_NAME": ""}  # the backend is Jupyter's own, the session not this one's
+        env = child_environment(**ours, **jupyter)
         run_sync(self.manager.start_kernel)(cwd=str(notebook.parent), env=env, pass_fds=inherited)
         self.pid = self.manager.provisioner.pid
+
+    def show(self, message: dict) -> None:
+        """Put what a message of the kernel tells about progress behind the bar: a printed line, or a bar of tqdm.
+
+        In a notebook tqdm is a widget: "epoch 3/16:  18%" is the HTML to the left of its bar and "49/272 [00:05<00:27"
+        that to the right, with spaces as wide as digits.
+        """
+        content, kind, text = message["content"], message["msg_type"], ""
+        if kind == "stream" and content["name"] == "stdout":
+            text = content["text"]
+        elif kind in ("comm_open", "comm_msg"):
+            value = content.get("data", {}).get("state", {}).get("value", "")
+            value = html.unescape(value).replace("\u2007", " ") if isinstance(value, str) else ""
+            if value.endswith("%"):
+                self.left = value
+            elif re.search(r"\d+/\d+ \[", value):
+                text = f"{self.left} {value.strip()}"
+        if pieces := [piece.strip() for piece in re.split(r"[\r\n]", text) if piece.strip()]:
+            self.bar.set_postfix_str(pieces[-1][:SHOWN_LETTERS], refresh=False)
+            self.bar.update(0)
 
     def stop(self, now: bool) -> None:
         """End the kernel, gently or at once, and whatever it left in its process group."""
@@ -91,48 +136,73 @@ class _Kernel:
         if self.signal:
             raise _Stopped(f"stopped by {self.signal.name}")
         self.cell += cell.cell_type == "code" and bool(cell.source.strip())
+        self.bar.set_postfix_str("", refresh=False)
+        self.bar.update(cell_index - self.bar.n)
 
     def after_cell(self, cell, cell_index, execute_reply) -> None:
         if any(part.get("source") == "ask_exit" for part in execute_reply["content"].get("payload", [])):
             raise _Stopped("the notebook asked to quit")
 
 
-def run_notebook(notebook, run: str, parameters: dict | None = None, cell_timeout: int | None = None) -> int:
+def run_notebook(
+    notebook: str | Path, run: str, parameters: dict | None = None, cell_timeout: int | None = None
+) -> int:
     """Execute a notebook with these parameters into runs/<run>/<stage>/; returns its exit code (EXIT_CODES).
 
     notebook: name or path. parameters: Python values, or text as typed. cell_timeout: seconds, None for ever.
     Leaves <stage>.ipynb, or <stage>.failed.ipynb, whole, and run.json with the status; prints one line. Under
     torchrun a rank above 0 writes <stage>.rank<r>.ipynb and leaves lock and run.json to rank 0.
-    UserError, before anything runs, for a wrong parameter or run name and for a folder that another process
-    holds.
+    A stage that was done stays done where the notebook stops before it changes a file of the stage.
+    UserError, before anything is written, for a wrong parameter or run name, for a stage that belongs to another
+    notebook, and for a folder that another process holds.
     """
     notebook = find_notebook(notebook)
     stage, folder, rank = notebook.stem, run_folder(run) / notebook.stem, rank_and_world()[0]
     name = f"{stage}.rank{rank}" if rank else stage
-    given = dict(parameters or {}) | {"run": run}
-    values = check_parameters(parameter_model(notebook), given)
+    values = parameters_for(notebook, run, parameters)
+    refuse_a_copy(stage, run, notebook)
+    refuse_other_data(folder, notebook, values)
     folder.mkdir(parents=True, exist_ok=True)
-    started, kernel, handles = time.monotonic(), _Kernel(), [] if rank else [lock(folder)]
+    started, handles = time.monotonic(), [] if rank else [lock(folder)]
     try:
         _partial(folder, name).unlink(missing_ok=True)  # of a runner that was killed
+        before = Before(folder)
         if rank == 0:
             write_json(folder / "run.json", new_record(stage, run, values, notebook))
-        with stopping_signals(kernel.forward):
-            injected = {key: values[key] for key in given}
+        injected = {key: values[key] for key in {**(parameters or {}), "run": run}}
+        with _progress(f"{name} ({run})") as bar, stopping_signals((kernel := _Kernel(bar)).forward):
             status, error = _execute(notebook, folder, name, injected, kernel, handles, cell_timeout)
             record = read_record(folder)
             if status == "done" and not record.get("closed", True) and rank == 0:
                 status, error = "incomplete", "the notebook opened its run and never called done()"
+            if kept := status != "done" and rank == 0 and before.was_done_and_is_untouched():
+                before.restore()
+            if kept and (error or "").partition(": ")[2].startswith("UserError"):  # a refusal leaves no trace
+                _partial(folder, name).unlink(missing_ok=True)
             saved = _save_notebook(folder, name, notebook, done=status == "done")
-            if rank == 0:
+            if rank == 0 and not kept:
                 close_record(folder, record, status, error)
     finally:
         for handle in handles:
             unlock(folder, handle)
     ending = f"{status} in {time.monotonic() - started:.0f} s" + (f", {error}" if error else "")
+    ending += "; what was done before stays as it is" if kept else ""
     stream = sys.stdout if status == "done" else sys.stderr
     print(f"{name} ({run}): {ending} -> {relative(saved)}", file=stream, flush=True)
     return EXIT_CODES[status]
+
+
+@contextmanager
+def _progress(label: str) -> Iterator[tqdm]:
+    """One line on a terminal, renewed in place: the cell, the seconds, and what the kernel tells. Elsewhere nothing.
+
+    FACE3D_PROGRESS asks for it elsewhere too: a notebook that has what it reads made shows these lines.
+    """
+    form = "{desc}: cell {n_fmt} of {total_fmt} [{elapsed}]{postfix}"
+    quiet = False if setting("FACE3D_PROGRESS") else None
+    options = {"leave": False, "disable": quiet, "dynamic_ncols": True, "mininterval": 0.5, "miniters": 0}
+    with tqdm(desc=label, bar_format=form, **options) as bar:
+        yield bar
 
 
 def _execute(notebook, folder, name, values, kernel, handles, cell_timeout) -> tuple[str, str | None]:
@@ -147,8 +217,9 @@ def _execute(notebook, folder, name, values, kernel, handles, cell_timeout) -> t
     options |= {"km": kernel.manager, "start_timeout": START_SECONDS, "iopub_timeout": 60}
     options |= {"execution_timeout": cell_timeout}
     options |= {"on_cell_start": kernel.before_cell, "on_cell_executed": kernel.after_cell}
-    options["progress_bar"] = {"desc": f"{name} ({values['run']})", "leave": False, "disable": None}
+    options["progress_bar"] = False
     try:
+        kernel.bar.reset(len(read_cells(notebook)) + 1)  # and the cell of given parameters
         kernel.start(folder, notebook, handles)
         verdict = _verdict(papermill.execute_notebook(*paths, values, **options))
     except PapermillExecutionError as error:
@@ -203,43 +274,21 @@ def _save_notebook(folder: Path, name: str, notebook: Path, done: bool) -> Path:
     return path
 
 
-def run_grid(notebook, run: str, parameters: dict, entries: list[dict]) -> int:
-    """One run of the notebook for each entry, in sequence; the first exit code that is not 0, or 0.
+def run_grid(notebook: str | Path, run: str, parameters: dict, entries: list[dict]) -> int:
+    """Run the notebook once for each entry, in sequence; returns the first exit code that is not 0, or 0.
 
-    An entry may hold `run`, else it goes to `run`; `parameters` go over the entry's. All are checked before
-    the first starts; a signal ends the sequence, a failure does not. UserError when two go to the same run.
+    An entry may hold `run`, else it goes to `run`; `parameters` go over those of the entry. All entries are checked
+    before the first starts; a signal ends the sequence, a failure does not. UserError when two go to the same run.
     """
-    model = parameter_model(find_notebook(notebook))
     sets = {str(entry.get("run", run)): {**entry, **parameters} for entry in entries}
     if len(sets) < len(entries):
         raise UserError("two parameter sets would write into the same run: give each its own `run`")
     for name, values in sets.items():
         run_folder(name)
-        check_parameters(model, values | {"run": name})
+        parameters_for(find_notebook(notebook), name, values)
     codes = []
     for name, values in sets.items():
         codes.append(run_notebook(notebook, name, values))
         if codes[-1] == EXIT_CODES["preempted"]:
             break
     return next((code for code in codes if code), 0)
-
-
-def main(words: list[str] | None = None) -> int:
-    """`python -m face3d_lib.runs.runner NOTEBOOK RUN -p name=value -f grid.yaml`; torchrun starts one per rank."""
-    if words is None:
-        speak_utf8("face3d_lib.runs.runner")
-    parser = argparse.ArgumentParser(prog="face3d run", description=run_notebook.__doc__.splitlines()[0])
-    parser.add_argument("notebook")
-    parser.add_argument("run")
-    parser.add_argument("-p", dest="pairs", action="append", default=[], metavar="NAME=VALUE")
-    parser.add_argument("-f", dest="grid", type=Path, metavar="YAML")
-    asked = parser.parse_args(words)
-    try:
-        return run_grid(asked.notebook, asked.run, parse_parameters(asked.pairs), read_grid(asked.grid))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -12,7 +12,8 @@
         parameters: {modality: rgb}
 
 Each run is nested in NAME and named by its notebook's grid: NAME/arcface-0. A run that is done with the same
-parameters, code and data is not done again; one that fails does not stop the others.
+parameters, code and data is not done again (code that only draws does not count); one that fails does not stop the
+others. Without `data`, or where the run NAME has pairs of its own, the data stages stay as they are.
 """
 
 import itertools
@@ -21,79 +22,105 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
 from tqdm.auto import tqdm
 
 from ..base.atomic import write_json
 from ..base.errors import UserError
-from ..base.paths import ROOT, child_environment
+from ..base.paths import ROOT, child_environment, relative
 from ..base.processes import cores, stopping_signals
-from .folders import run_folder
-from .parameters import check_parameters, find_notebook, parameter_model
-from .plan import PLAN
-from .record import EXIT_CODES, up_to_date
+from .folders import find_stage, run_folder
+from .parameters import as_words, find_notebook, is_folder, parameter_model, parameters_for, read_yaml
+from .plan import DATA, Job, Stage
+from .record import EXIT_CODES, read_record, refuse_other_data, up_to_date
 
-DATA_STAGES = ["00_look_at_pairs", "10_align_faces", "20_split_subjects", "21_pack_dataset"]
 STATUSES = {code: status for status, code in EXIT_CODES.items()}
 KEYS = {"data", "parameters", "grid", "settings"}
 
 
-@dataclass(frozen=True)
-class Job:
-    """One run of a sweep."""
-
-    notebook: str
-    run: str
-    parameters: dict
-
-
 def read_sweep(path: Path, name: str) -> tuple[list[Job], list[Job]]:
-    """(data stages in order, training runs) of a sweep file; UserError names what is wrong, before anything runs."""
-    try:
-        plan = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: {' '.join(str(error).split())[:160]}: a sweep file is expected") from None
-    if not isinstance(plan, dict) or not plan.get("settings") or (unknown := plan.keys() - KEYS):
-        wrong = (
-            f"unknown key {sorted(unknown)[0]!r}" if isinstance(plan, dict) and plan.get("settings") else "no settings"
-        )
-        raise UserError(f"{path}: {wrong}: a mapping with settings and, as needed, data, parameters, grid is expected")
-    common, shared = plan.get("parameters") or {}, plan.get("grid") or {}
-    given = plan.get("data") or {}
-    if unknown := given.keys() - set(DATA_STAGES):
-        raise UserError(f"{path}: data: {sorted(unknown)[0]!r} is none of {', '.join(DATA_STAGES)}")
-    defaults = {step.notebook: step.demo_parameters for step in PLAN}
-    data = [_job(stage, name, defaults[stage] | (given.get(stage) or {})) for stage in DATA_STAGES]
-    jobs = []
-    for setting in plan["settings"]:
-        if not isinstance(setting, dict) or "notebook" not in setting or setting.keys() - {"notebook", "name", *KEYS}:
-            raise UserError(f"{path}: a setting is a mapping of notebook, name, parameters, grid; not {setting!r}")
-        notebook, own = setting["notebook"], setting.get("grid") or {}
-        declared = parameter_model(find_notebook(notebook)).model_fields
-        fixed = {key: value for key, value in common.items() if key in declared} | (setting.get("parameters") or {})
-        axes = own | shared
-        for values in itertools.product(*axes.values()):
-            cell = dict(zip(axes, values, strict=True))
-            words = ([setting["name"]] if "name" in setting else []) + [str(value) for value in cell.values()]
-            label = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", word) for word in words)
-            jobs.append(_job(notebook, f"{name}/{label}", fixed | cell))
+    """(jobs of the data stages in order, jobs of the trainings) of a sweep file for the run `name`.
+
+    A data stage that `name`, or a run around it, already has is used as it is; the file's `data` goes over the
+    parameters with which it was made. UserError names what is wrong, before anything runs.
+    """
+    content = _checked_content(path)
+    data = [_data_job(stage, name, content) for stage in DATA]
+    common = _crossed(
+        content.get("grid")
+    )  # the outer loop: a sweep that is stopped early has every setting with few seeds
+    jobs = [job for cell in common for setting in content["settings"] for job in _jobs(setting, cell, content, name)]
     if double := {job.run for job in jobs if sum(job.run == other.run for other in jobs) > 1}:
         raise UserError(f"{path}: two settings would write into run {sorted(double)[0]}: give each a `name`")
-    # stopped early, a sweep has every setting with the first seeds
-    return data, sorted(jobs, key=lambda job: [values.index(job.parameters[axis]) for axis, values in shared.items()])
+    return data, jobs
+
+
+def _checked_content(path: Path) -> dict:
+    content = read_yaml(path)
+    expected = "a mapping with settings and, as needed, data, parameters, grid is expected"
+    if not isinstance(content, dict) or not content.get("settings"):
+        raise UserError(f"{path}: no settings: {expected}")
+    if unknown := content.keys() - KEYS:
+        raise UserError(f"{path}: unknown key {sorted(unknown)[0]!r}: {expected}")
+    for setting in content["settings"]:
+        if not isinstance(setting, dict) or "notebook" not in setting or setting.keys() - {"notebook", "name", *KEYS}:
+            raise UserError(f"{path}: a setting is a mapping of notebook, name, parameters, grid; not {setting!r}")
+    names = [stage.notebook for stage in DATA]
+    if unknown := (content.get("data") or {}).keys() - set(names):
+        raise UserError(f"{path}: data: {sorted(unknown)[0]!r} is none of {', '.join(names)}")
+    return content
+
+
+def _data_job(stage: Stage, name: str, content: dict) -> Job:
+    """A data stage as the sweep wants it: as it was made before, else as in the demo, and as the file says.
+
+    A run keeps its pairs: what the file says about synthetic people does not apply to a run of somebody's own pairs.
+    """
+    data, fields = content.get("data") or {}, parameter_model(find_notebook(stage.notebook)).model_fields
+    given = data.get(stage.notebook) or {}
+    # With data of its own a sweep leaves the runs around it alone, and makes all data stages in its own run.
+    record = read_record(run_folder(name) / stage.notebook if data else find_stage(name, stage.notebook))
+    made = {key: value for key, value in record.get("parameters", {}).items() if key in fields and key != "run"}
+    sources = [key for key in made if is_folder(fields[key]) and made[key]]
+    if given and sources and not given.keys() & set(sources):
+        print(f"{stage.notebook}: run {record['run']} has pairs of its own; the sweep file's {given} does not apply")
+        given = {}
+    job = _job(stage.notebook, record.get("run", name), (made if record.get("parameters") else stage.demo) | given)
+    refuse_other_data(run_folder(job.run) / stage.notebook, find_notebook(stage.notebook), job.parameters)
+    return job
+
+
+def _jobs(setting: dict, cell: dict, content: dict, name: str) -> list[Job]:
+    """The jobs of one setting for one cell of the common grid: one for each cell of the setting's own grid."""
+    declared = parameter_model(find_notebook(setting["notebook"])).model_fields
+    common = {key: value for key, value in (content.get("parameters") or {}).items() if key in declared}
+    jobs = []
+    for own in _crossed(setting.get("grid")):
+        words = [setting["name"]] if "name" in setting else []
+        words += [str(value) for value in (own | cell).values()]
+        label = "-".join(re.sub(r"[^A-Za-z0-9._]+", "_", word) for word in words)
+        jobs.append(
+            _job(setting["notebook"], f"{name}/{label}", common | (setting.get("parameters") or {}) | own | cell)
+        )
+    return jobs
+
+
+def _crossed(grid: dict | None) -> list[dict]:
+    """Every combination of a grid's values: {"seed": [0, 1]} gives [{"seed": 0}, {"seed": 1}]; no grid gives [{}]."""
+    axes = grid or {}
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
 def _job(notebook: str, run: str, parameters: dict) -> Job:
+    """A job with its parameters checked and of the declared types; UserError as `parameters_for`."""
     run_folder(run)
-    check_parameters(parameter_model(find_notebook(notebook)), parameters | {"run": run})
-    return Job(notebook, run, parameters)
+    values = parameters_for(find_notebook(notebook), run, parameters)
+    return Job(notebook, run, {name: values[name] for name in parameters})
 
 
 def run_sweep(path: Path, name: str, jobs: int = 1, progress: bool = True) -> int:
-    """Do all runs of the sweep file below runs/<name>, `jobs` at a time; 0 when every one is done, else its code.
+    """Do all runs of the sweep file below runs/<name>, `jobs` at a time; 0 when every one is done, else the first code.
 
     Writes runs/<name>/sweep.json: a row for each run with its parameters and status. A signal is passed on to the
     runs at work, which save; the same command goes on from there.
@@ -103,11 +130,11 @@ def run_sweep(path: Path, name: str, jobs: int = 1, progress: bool = True) -> in
     with stopping_signals(work.stop):
         for stage in data:  # one after the other: each reads the one before, and each uses all cores
             if code := work.do(stage, threads=cores()):
-                print(f"{stage.notebook} ({stage.run}) did not end well: see runs/{stage.run}", file=sys.stderr)
+                print(_failure(stage), file=sys.stderr)
                 return code
         with (
             ThreadPoolExecutor(jobs) as pool,
-            tqdm(desc=f"sweep {name}", total=len(training), unit="run", disable=not progress) as bar,
+            tqdm(desc=f"sweep {name}", total=len(training), unit="run", disable=None if progress else True) as bar,
         ):
             futures = [pool.submit(work.do, job) for job in training]
             for future in futures:
@@ -118,9 +145,17 @@ def run_sweep(path: Path, name: str, jobs: int = 1, progress: bool = True) -> in
         for job, code in zip(training, codes, strict=True)
     ]
     write_json(run_folder(name) / "sweep.json", rows)
-    failed = [row["run"] for row in rows if row["status"] != "done"]
-    print(f"{len(rows) - len(failed)} of {len(rows)} runs done" + (f"; not: {', '.join(failed)}" if failed else ""))
+    failed = [job for job, code in zip(training, codes, strict=True) if code]
+    print("\n".join([f"{len(rows) - len(failed)} of {len(rows)} runs done", *map(_failure, failed)]))
     return next((code for code in codes if code), 0)
+
+
+def _failure(job: Job) -> str:
+    """One line about a job that did not end well: its reason, and the log that says more."""
+    stage = Path(job.notebook).stem
+    folder = run_folder(job.run)
+    record = read_record(folder / stage)
+    return f"{stage} ({job.run}): {record['status']}: {record.get('error') or 'no reason is recorded'}; see {relative(folder / stage)}.log"
 
 
 class _Work:
@@ -133,10 +168,9 @@ class _Work:
     def do(self, job: Job, threads: int | None = None) -> int:
         if self.stopped:
             return EXIT_CODES["preempted"]
-        if up_to_date(job.notebook, job.run, job.parameters):
+        if up_to_date(job.notebook, job.run, job.parameters, pictures=False):
             return 0
-        words = [word for key, value in job.parameters.items() for word in ("-p", f"{key}={value}")]
-        command = [sys.executable, "-m", "face3d_lib.runs.runner", job.notebook, job.run, *words]
+        command = [sys.executable, "-m", "face3d_lib.cli", "run", job.notebook, job.run, *as_words(job.parameters)]
         # two busy processes with a thread for each core each would be many times slower than one
         environment = child_environment(OMP_NUM_THREADS=str(threads or self.threads))
         folder = run_folder(job.run)

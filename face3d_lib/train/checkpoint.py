@@ -43,13 +43,6 @@ class State:
         return row
 
 
-def code_digest() -> str:
-    """A hash of the files that decide what a step does."""
-    here = Path(__file__).parent
-    files = [here.parent / "data" / "pack.py", *sorted(here.glob("*.py"))]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:16]
-
-
 def save_checkpoint(
     path: Path, objective: Objective, optimizer: torch.optim.Optimizer, identity: dict, state: State
 ) -> None:

@@ -35,9 +35,10 @@ from ..base.environment import rank_and_world
 from ..base.errors import UserError
 from ..base.processes import PREEMPTING, stopping_signals
 from ..data.pack import Batch, Pack
+from ..runs.code import code_digest
 from .augment import Augmentation
 from .batches import epoch_batches, person_batches, train_batches
-from .checkpoint import State, code_digest, load_checkpoint, read_checkpoint, save_checkpoint, write_checkpoint
+from .checkpoint import State, load_checkpoint, read_checkpoint, save_checkpoint, write_checkpoint
 from .closed_set import LabelledRows, classify, closed_set_accuracy
 from .draws import STEP, random_stream
 from .embedder import Embedder
@@ -197,7 +198,7 @@ def identify(
     identity = {key: value for key, value in asdict(settings).items() if key not in ("save_seconds", "compile")}
     identity |= {key: value for key, value in asdict(objective.embedder.architecture).items()}
     identity |= {f"augmentation.{key}": value for key, value in (asdict(augmentation) if augmentation else {}).items()}
-    identity |= {"loss": describe(objective.loss), "code": code_digest()}
+    identity |= {"loss": describe(objective.loss), "code": code_digest(Path(__file__))[:16]}
     identity |= {f"pack {name}": value[:16] for name, value in pack.info["sha256"].items()}
     parts = {
         "train_rows": train[0],

@@ -13,7 +13,7 @@ import pytest
 from face3d_lib.base import paths
 from face3d_lib.base.errors import UserError
 from face3d_lib.base.paths import ROOT
-from face3d_lib.runs import sweep
+from face3d_lib.runs import plan, sweep
 from face3d_lib.runs.sweep import Job, _Work, read_sweep, run_sweep
 
 GRID = """
@@ -34,7 +34,7 @@ def write(tmp_path, text):
 
 def test_a_grid_becomes_runs(tmp_path):
     data, training = read_sweep(write(tmp_path, GRID), "s")
-    assert [job.notebook for job in data] == sweep.DATA_STAGES
+    assert [job.notebook for job in data] == [stage.notebook for stage in plan.DATA]
     assert [job.run for job in training] == [
         "s/arcface-0", "s/cosface-0", "s/rgb-0", "s/arcface-1", "s/cosface-1", "s/rgb-1",
     ]  # fmt: skip
@@ -54,7 +54,7 @@ def test_a_grid_becomes_runs(tmp_path):
         ("settings: [{notebook: 31_train_arcface, grid: {loss: [arcfase]}}]", "arcfase"),
         ("settings: [{notebook: 31_train_arcface, grid: {seed: [0]}}, {notebook: 30_train_softmax, grid: {seed: [0]}}]", "two settings"),
         ("data: {50_predict_identity: {}}\nsettings: [{notebook: 31_train_arcface, grid: {seed: [0]}}]", "none of"),
-        ("settings: [", "a sweep file is expected"),
+        ("settings: [", "a YAML file is expected"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused_before_anything_runs(tmp_path, text, says):
@@ -77,7 +77,7 @@ def small(tmp_path, monkeypatch):
     nb.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(nb, notebooks / "90_small.ipynb")
     monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
-    monkeypatch.setattr("face3d_lib.runs.sweep.DATA_STAGES", [])
+    monkeypatch.setattr(sweep, "DATA", [])
     monkeypatch.setenv("FACE3D_RUNS", str(tmp_path / "runs"))
     return notebooks / "90_small.ipynb"
 
@@ -97,8 +97,8 @@ def test_a_signal_ends_the_run_at_work_and_begins_no_other(tmp_path, small):
     script = f"""
         import sys
         from pathlib import Path
-        from face3d_lib.runs import sweep
-        sweep.DATA_STAGES = []
+        from face3d_lib.runs import plan, sweep
+        sweep.DATA = []
         sys.exit(sweep.run_sweep(Path({str(path)!r}), "s", 1, False))
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT)

@@ -148,7 +148,7 @@ def run_notebook(tmp_path, body: str):
     notebook.metadata.kernelspec = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, tmp_path / "90_ranks.ipynb")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
-    command += ["face3d_lib.runs.runner", str(tmp_path / "90_ranks.ipynb"), "r"]
+    command += ["face3d_lib.cli", "run", str(tmp_path / "90_ranks.ipynb"), "r"]
     environment = clean() | {"FACE3D_RUNS": str(tmp_path / "runs"), "FACE3D_FIGURES": str(tmp_path / "figures")}
     process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
     return process, tmp_path / "runs" / "r" / "90_ranks"

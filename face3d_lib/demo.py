@@ -1,0 +1,133 @@
+"""The demo: the whole plan, from raw pairs to names, on synthetic faces or on somebody's own; a table at the end."""
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from .base.errors import UserError
+from .base.paths import relative
+from .data import convention, manifest, pairs, prospects, splits
+from .runs.folders import find_stage, run_folder
+from .runs.parameters import find_notebook, parameter_model, parameters_for
+from .runs.plan import DATA, TRAINED, Job, demo_jobs
+from .runs.record import read_record, refuse_other_data, up_to_date
+from .runs.runner import run_notebook
+
+
+def run_demo(data: Path | None, name: str, source: dict, chosen: dict) -> int:
+    """Run the demo's notebooks in order into runs/<name>, print the closing table and return the exit code.
+
+    data: folder of raw pairs; None makes synthetic faces. name: the run; "" stands for the data folder's name, or
+    "demo". source: depth_unit, larger_is and depth_scale of the data, "" and 0.0 where dataset.json says them. chosen:
+    mode, epochs (0: the demo's own) and seed. What is done already is not done again. UserError, before anything runs
+    or is written, for a name, a folder or a parameter that cannot be used.
+    """
+    name = name or (_run_name_of(data) if data else "demo")
+    run_folder(name)
+    if data:
+        check_data(data, **source)
+    jobs = [
+        _with_choices(job, {"data": str(data.resolve())} | source if data else {}, chosen) for job in demo_jobs(name)
+    ]
+    checked = [parameters_for(find_notebook(job.notebook), job.run, job.parameters) for job in jobs]
+    refuse_other_data(run_folder(name) / jobs[0].notebook, find_notebook(jobs[0].notebook), checked[0])
+    for job in jobs:
+        if up_to_date(job.notebook, job.run, job.parameters):
+            print(f"{job.notebook} ({job.run}): done before", flush=True)
+        elif code := run_notebook(job.notebook, job.run, job.parameters):
+            print(f"stopped at {job.notebook}; the same command goes on from there", file=sys.stderr)
+            return code
+    print(summary(name))
+    return 0
+
+
+def check_data(data: Path, depth_unit: str, larger_is: str, depth_scale: float) -> None:
+    """Say before the long work what a user's own folder allows; UserError where the demo could not end."""
+    files = pairs.find_pairs(data)
+    pairs.require_usable(data, ((row.status, row.detail) for row in files))
+    convention.read_convention(data, depth_unit or None, larger_is or None, depth_scale or None)
+    settings = splits.SplitSettings()
+    people = prospects.expected_people(files, settings)
+    prospects.require_training(people, settings)
+    notes = manifest.read_manifest(data, [row.pair_id for row in files]).notes
+    for line in (*notes, *prospects.unmeasured(people).values()):
+        print(f"note: {line}", file=sys.stderr)
+
+
+def _run_name_of(data: Path) -> str:
+    """A run's name made of a folder's: "my faces" gives my_faces; UserError where no letter or digit is left."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", data.resolve().name).strip("._-")[:100]
+    if not name:
+        raise UserError(f"{data}: no run can be named after this folder: choose a name with --name NAME")
+    return name
+
+
+def _with_choices(job: Job, source: dict, chosen: dict) -> Job:
+    """A job of the demo with what the command line chose; source: parameters of own data, {} for synthetic faces."""
+    parameters = dict(job.parameters)
+    if job.notebook == DATA[0].notebook and source:
+        parameters = dict(source)  # in place of the numbers of synthetic people
+    if job.notebook == "10_align_faces":
+        parameters["mode"] = chosen["mode"]
+    if job.notebook in ("20_split_subjects", *TRAINED):
+        parameters["seed"] = chosen["seed"]
+    if job.notebook in TRAINED and chosen["epochs"]:
+        parameters["epochs"] = chosen["epochs"]
+    if source or chosen["epochs"]:  # the notebooks' expectations are those of the demo as it is
+        parameters |= no_expectations(job.notebook)
+    return Job(job.notebook, job.run, parameters)
+
+
+def no_expectations(notebook: str) -> dict[str, float]:
+    """The parameters expect_... of a notebook, set to values that every result meets."""
+    names = [name for name in parameter_model(find_notebook(notebook)).model_fields if name.startswith("expect_")]
+    return {name: 1.01 if name.endswith("_below") else -0.01 for name in names}
+
+
+def summary(name: str) -> str:
+    """The closing table of a demo, from the metrics.json of its stages; "-" stands for what could not be measured."""
+    pairs, faces = _metrics(name, "00_look_at_pairs"), _metrics(name, "10_align_faces")
+    verification, identification = (
+        _metrics(name, "40_evaluate_verification"),
+        _metrics(name, "41_evaluate_identification"),
+    )
+    found, far = _share(faces.get("aligned"), faces.get("pairs")), verification.get("far_target")
+    rows = [["", "closed-set accuracy", "EER", f"TAR@FAR={far:g}" if far else "TAR", "rank-1"]]
+    for system, rates in verification.get("systems", {}).items():
+        accuracy = _metrics(name, _trained_stage(name, system)).get("accuracy")
+        rank1 = identification.get("systems", {}).get(system, {}).get("rank1")
+        numbers = [accuracy, rates.get("eer"), rates.get("tar"), rank1]
+        rows.append([system, *("-" if number is None else f"{number:.3f}" for number in numbers)])
+    width = max(14, *(len(row[0]) + 2 for row in rows))
+    lines = [
+        "",
+        f"people {pairs.get('people', '-')}   pairs {pairs.get('pairs', '-')}   faces found {faces.get('aligned', '-')} ({found})",
+        *(f"{row[0]:{width}s}{row[1]:>21s}{row[2]:>8s}{row[3]:>14s}{row[4]:>9s}" for row in rows),
+        "closed set: people the network was trained on; EER, TAR and rank-1: people it never saw",
+    ]
+    if any("-" in row[1:] for row in rows):
+        lines.append("-: could not be measured; with few people or pictures there is nothing to compare")
+    overview = run_folder(name) / "40_evaluate_verification" / "figures" / "overview.png"
+    lines += [
+        f"look next: {relative(overview)}, and the executed",
+        f"notebooks in {relative(run_folder(name))}/; make lab opens JupyterLab",
+    ]
+    return "\n".join(lines)
+
+
+def _metrics(run: str, stage: str) -> dict:
+    """The metrics.json of a stage that `run` has or reads; {} where there is none."""
+    folder = find_stage(run, stage)
+    path = folder / "metrics.json" if folder else None
+    return json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else {}
+
+
+def _trained_stage(run: str, system: str) -> str:
+    """The training stage that 40_evaluate_verification read for a system of its table, such as rgb/30_train_softmax."""
+    upstream = read_record(find_stage(run, "40_evaluate_verification")).get("upstream", {})
+    return next((name for name in upstream if system in (name, name.rpartition("/")[0])), "none")
+
+
+def _share(part: int | None, whole: int | None) -> str:
+    return f"{part / whole:.1%}" if part is not None and whole else "-"

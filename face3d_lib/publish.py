@@ -1,0 +1,138 @@
+"""Figures of synthetic faces go into figures/, which git tracks, and no others do.
+
+The figures of a run lie in the run's own folders, which git ignores. `publish` copies them when it has proved, stage by
+stage and back to the raw pairs, that every face in them is one that our generator drew. No name of a run and no name of
+a parameter is trusted.
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .base import paths
+from .base.errors import UserError
+from .base.paths import relative
+from .runs.code import notebook_code
+from .runs.folders import run_folder
+from .runs.parameters import parameter_model
+from .runs.plan import planned
+from .runs.record import outdated, read_record
+from .synthetic.camera import VERSION, pair
+from .synthetic.people import Knobs
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".npy")
+SETTINGS = {"version", "seed", "subjects", "first_subject", "sessions", "images_per_session", "knobs"}
+SAME_GREY_LEVELS = 1.0  # of 255, mean difference of two drawings of a picture on different processors, at most
+DEVICE = r"cpu|cuda(:\d+)?|mps"
+
+
+def publish(run: str) -> int:
+    """Copy the figures of `run` and the runs nested in it into figures/; returns how many pictures were copied.
+
+    Those of "default" go to figures/<stage>/<nested run>/, those of another run to figures/<run>/<stage>/<nested run>/.
+    UserError, and nothing is copied, where one stage cannot be proved to show synthetic faces only.
+    """
+    stages = [path.parent for path in sorted(run_folder(run).rglob("run.json")) if (path.parent / "figures").is_dir()]
+    if not stages:
+        raise UserError(f"run {run} has no figures: run its notebooks first, for example face3d demo --name {run}")
+    proved: dict[Path, str] = {}
+    for folder in stages:
+        if doubt := doubt_about(folder, proved):
+            raise UserError(f"{relative(folder)}: its figures stay where they are, nothing was copied: {doubt}")
+    base = paths.FIGURES if run == "default" else paths.FIGURES / run
+    return sum(_copy(folder, base / folder.name / folder.parent.relative_to(run_folder(run))) for folder in stages)
+
+
+def doubt_about(folder: Path, proved: dict[Path, str]) -> str:
+    """Why the figures of a stage might show a real face; "" where they cannot. proved: earlier answers, added to.
+
+    They cannot when the stage is done by the present notebook of the project, no text parameter can have named a folder
+    or a file from elsewhere, all that it read is proved likewise, and its raw pairs, if it holds any, are the
+    generator's.
+    """
+    if folder not in proved:
+        record = read_record(folder)
+        own = paths.NOTEBOOKS / f"{folder.name}.ipynb"
+        if record["status"] != "done":
+            doubt = f"the stage is {record['status']}"
+        elif not own.exists() or record.get("code_sha256") != notebook_code(own):
+            doubt = "it was made by other code than the project's present notebook and library: run it again"
+        else:
+            doubt = _doubt_about_parameters(record, own) or _doubt_about_sources(folder, record, proved)
+        proved[folder] = doubt
+    return proved[folder]
+
+
+def _doubt_about_parameters(record: dict, notebook: Path) -> str:
+    """A parameter of free text must have the notebook's or the plan's value, or name what the record says was read."""
+    fields, plan = parameter_model(notebook).model_fields, planned(record["run"], record["stage"]).parameters
+    for name, field in fields.items():
+        texts, value = "str" in field.title.partition("Literal")[0], record["parameters"].get(name)
+        if name == "run" or not texts or value in (field.default, plan.get(name, field.default)):
+            continue
+        for text in value if isinstance(value, list) else [value]:
+            harmless = not text or text in record["upstream"] or re.fullmatch(DEVICE, str(text))
+            if not harmless:
+                return f"its parameter {name} is {text!r}, which may name a folder of real faces"
+    return ""
+
+
+def _doubt_about_sources(folder: Path, record: dict, proved: dict[Path, str]) -> str:
+    """What the stage read from other stages, and the raw pairs that lie in its own folder."""
+    if changed := outdated(record):
+        return f"{changed[0]} ran again since: run it again"
+    for name, entry in record["upstream"].items():
+        if doubt := doubt_about(paths.RUNS / entry["folder"], proved):
+            return f"it read {name}: {doubt}"
+    marks = [
+        path
+        for path in sorted(folder.rglob("dataset.json"))
+        if "aligned" not in json.loads(path.read_text(encoding="utf-8"))
+    ]
+    if not marks and not record["upstream"]:
+        return "it read nothing and holds no raw pairs, so nobody knows whose faces it shows"
+    return next(filter(None, (doubt_about_pairs(mark.parent) for mark in marks)), "")
+
+
+def doubt_about_pairs(root: Path) -> str:
+    """Why a folder of raw pairs might hold a real face; "" where dataset.json has the generator's mark and it is true.
+
+    It is true when the folder holds the pictures that these settings make and no other, and one picture of each
+    person, drawn again, is the same.
+    """
+    mark = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
+    if mark.get("source") != "face3d synthetic faces" or not mark.keys() >= SETTINGS:
+        return f"{relative(root)}/dataset.json lacks the mark of our generator"
+    if mark["version"] != VERSION:
+        return f"{relative(root)} was made by version {mark['version']} of our generator, and this is {VERSION}: make it again"
+    people = range(mark["first_subject"], mark["first_subject"] + mark["subjects"])
+    stems = {
+        f"p{person:04d}/s{session + 1}_{number:03d}"
+        for person in people
+        for session in range(mark["sessions"])
+        for number in range(mark["images_per_session"])
+    }
+    for path in sorted(root.rglob("*")):
+        if path.suffix.lower() in PICTURES and path.relative_to(root).with_suffix("").as_posix() not in stems:
+            return f"{relative(path)} is no picture of our generator"
+    for person in people:
+        path, drawn = root / f"p{person:04d}" / "s1_000.png", pair(mark["seed"], person, 0, Knobs(**mark["knobs"])).rgb
+        found = np.asarray(Image.open(path), float) if path.is_file() else np.zeros(1)
+        if found.shape != drawn.shape or np.abs(found - drawn).mean() > SAME_GREY_LEVELS:
+            return f"{relative(path)} is not the picture that our generator draws"
+    return ""
+
+
+def _copy(folder: Path, target: Path) -> int:
+    """Replace what `target` holds by the figures of a stage; returns how many pictures there are."""
+    for old in [path for path in target.glob("*") if path.suffix in (".png", ".json")]:
+        old.unlink()
+    target.mkdir(parents=True, exist_ok=True)
+    files = sorted(path for path in (folder / "figures").iterdir() if path.suffix in (".png", ".json"))
+    for path in files:
+        shutil.copyfile(path, target / path.name)
+    return sum(path.suffix == ".png" for path in files)
