@@ -635,7 +635,7 @@ def turned(surface, yaw, pitch, colour=None, aside=(0, 0), reference=800.0, dpp=
     places = (x.expand(1, size, size), y.expand(1, size, size))
     aside = tuple(torch.full((1, 1, 1), float(v)) for v in aside)
     places, depth = render(batch, places, aside, np.radians([[yaw, pitch]]))
-    rgb = augment_module._sample(rgb, *places, "bilinear")[0]
+    rgb = augment_module._sample(rgb, places, "bilinear")[0]
     return torch.where(depth > 0, (reference - depth) / dpp, torch.nan)[0, 0], rgb
 
 

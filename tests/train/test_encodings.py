@@ -320,11 +320,11 @@ def test_an_encoding_in_mm_is_refused_for_depth_without_a_unit():
         require_meaning(name, "mm")
     for name in SCALE:
         require_meaning(name, "pixel")
-    with pytest.raises(UserError, match=r"^encoding 'nose_depth' measures in mm.*use one of depth, depth_m"):
+    with pytest.raises(UserError, match=r"^encoding 'nose_depth' needs depth in mm.*use one of depth, depth_m"):
         require_meaning("nose_depth", "pixel")
     with pytest.raises(UserError) as error:
         require_meaning("nose_depth", "pixel")
     assert "\n" not in str(error.value)
     assert "nose_depth" not in str(error.value).partition("use one of")[2]
-    with pytest.raises(UserError, match=r"'normal': there is none of this name.*normals"):
+    with pytest.raises(UserError, match=r"'normal': there is no encoding of this name.*normals"):
         require_meaning("normal", "mm")
