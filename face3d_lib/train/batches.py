@@ -16,7 +16,7 @@ import torch
 
 from ..base.errors import UserError
 from ..data.pack import Batch, Pack, decode
-from .augment import Augmentation, augment
+from .augment import Augmentation, Modality, augment
 from .draws import ORDER, PICTURES, mix, random_stream, sample_keys
 
 
@@ -135,6 +135,7 @@ def train_batches(
     rank: int = 0,
     world: int = 1,
     ahead: int = 2,
+    modality: Modality = "rgbd",
 ) -> Iterator[tuple[Batch, torch.Tensor]]:
     """(batch, labels (B,) int64) of each step of an epoch from `first_step` on, as `rank` of `world` sees it.
 
@@ -155,7 +156,7 @@ def train_batches(
         for (chosen, turn), pairs in zip(parts, ready, strict=True):
             batch = decode(pairs, device)
             if augmentation is not None:
-                batch = augment(batch, augmentation, sample_keys(seed, epoch, rows[chosen], turn))
+                batch = augment(batch, augmentation, sample_keys(seed, epoch, rows[chosen], turn), modality)
             yield batch, torch.from_numpy(labels[chosen]).to(device, non_blocking=True)
 
 

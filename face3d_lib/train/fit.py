@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 from ..base.atomic import plain, write_json, write_text
 from ..base.environment import rank_and_world
 from ..base.errors import UserError
-from ..base.processes import PREEMPTING, stopping_signals
+from ..base.processes import PREEMPTING, keep_freed_memory, stopping_signals
 from ..data.pack import Batch, Pack
 from ..runs.code import code_digest
 from .augment import Augmentation
@@ -105,6 +105,8 @@ def fit(
     objective = Objective(embedder, loss, settings.branch_weight)
     check_training(objective, pack, train, settings)
     accelerator = make_accelerator(settings.precision, device)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     training = _prepare(accelerator, objective, pack, train, evaluation, folder, settings, augmentation)
     state, main = training.state, accelerator.is_main_process
     steps = steps_of(train, settings)
@@ -312,6 +314,7 @@ def _epoch_batches(training: _Training) -> Iterator[tuple[Batch, torch.Tensor]]:
         per_person=settings.per_person,
         rank=accelerator.process_index,
         world=accelerator.num_processes,
+        modality=training.objective.embedder.architecture.modality,
     )
 
 
@@ -432,7 +435,7 @@ def make_optimizer(objective: Objective, settings: FitSettings) -> torch.optim.O
     ]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=0.9)
-    return torch.optim.AdamW(groups, lr=settings.lr)
+    return torch.optim.AdamW(groups, lr=settings.lr, fused=True)
 
 
 def make_accelerator(precision: str, device: str | None) -> Accelerator:
