@@ -1,17 +1,18 @@
-"""Training batches: which pairs, in which order, and how they are changed, all of it a function of numbers.
+"""Training batches: which pairs an epoch shows, in which order, and how each of them is changed.
 
-The order depends on (seed, epoch) alone, how a pair is changed on (seed, epoch, row of the pack) alone, and
-neither on a generator's state. So a run that was stopped and resumed sees what an uninterrupted one sees, and
-a pair is changed alike in whatever batch, on whichever of several ranks, on a CPU or a GPU it comes up.
-Colour and depth are warped by one map; each pair has its own draws.
+The order depends only on the seed and the epoch, and how a pair is changed only on these two and the pair's row in the
+pack; neither depends on a generator's state. So a run that was stopped and resumed sees the same batches as a run that
+was never stopped, and several processes together see the same batches as one.
 """
 
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from typing import TypeVar
 
 import numpy as np
+import pandas as pd
 import torch
 
 from ..base.errors import UserError
@@ -19,35 +20,39 @@ from ..data.pack import Batch, Pack, decode
 from .augment import Augmentation, Modality, augment
 from .draws import ORDER, PICTURES, mix, random_stream, sample_keys
 
+Item = TypeVar("Item")
 
-def labelled(pack: Pack, table, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the pack (n,) and labels (n,) int64, positions in `classes`, of a split table."""
+
+def labelled(pack: Pack, table: pd.DataFrame, classes: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of a split table as rows of the pack (n,) and labels (n,) int64, which are positions in `classes`."""
     number = {name: label for label, name in enumerate(classes)}
     return pack.rows(table["pair_id"]), np.array([number[name] for name in table["cls_name"]], np.int64)
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
-    """The order (n,) in which epoch number `epoch` visits n pairs."""
+    """(n,) int64: the order in which epoch number `epoch` visits n pairs."""
     return np.random.default_rng(random_stream(ORDER, seed, epoch)).permutation(n)
 
 
 def epoch_batches(n: int, batch_size: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The positions of each batch of an epoch: all n, in ceil(n / batch_size) batches of nearly equal size.
+    """The positions, from 0 to n - 1, of the pairs in each batch of an epoch.
 
-    Nothing is dropped, and no batch of one pair is left over, which batch normalisation could not use.
+    There are ceil(n / batch_size) batches of nearly equal size. No pair is dropped, and no small batch is left over:
+    batch normalisation could not use a batch of one pair.
     """
     return np.array_split(epoch_order(n, seed, epoch), max(1, -(-n // batch_size)))
 
 
 def person_batches(labels: np.ndarray, batch_size: int, per_person: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The positions of each batch of an epoch, P x K: P = batch_size / per_person people with K = per_person pictures.
+    """The positions of the pairs in each batch of an epoch, where a batch shows P people with K pictures of each.
 
-    ceil(n / batch_size) batches; in each the people differ, and the K pictures of a person follow one
-    another. All people come up equally often, to within one, within an epoch and over all epochs so far. So
-    do the pictures of a person, over the epochs: K at a time, in an order that changes as soon as all of them
-    have come up equally often. Somebody with fewer than K pictures comes up with some of them twice.
+    K is per_person and P is batch_size / per_person. There are ceil(n / batch_size) batches for n labels. The people of
+    a batch differ, and the K pictures of a person stand beside each other. All people come up equally often, to within
+    one visit, in every epoch and over all epochs so far. The pictures of a person come up K at a time and, over the
+    epochs, equally often; their order is drawn anew each time all of them have come up equally often. A person with
+    fewer than K pictures comes up with some of them twice.
 
-    UserError: per_person does not divide batch_size, a batch of fewer than 2 people, or of more than there are.
+    UserError: per_person does not divide batch_size, or a batch asks for fewer than 2 people or for more than there are.
     """
     people, person, n_pictures = np.unique(labels, return_inverse=True, return_counts=True)
     n_people, steps, wanted = len(people), -(-len(labels) // batch_size), batch_size // per_person
@@ -64,11 +69,11 @@ def person_batches(labels: np.ndarray, batch_size: int, per_person: int, seed: i
     visited, due = _visits(n_people, steps * wanted, seed, epoch)
     who, visit = np.empty((2, steps, wanted), np.int64)
     for step in range(steps):
-        # those who have most visits left; due numbers stay within one of each other, so nobody is left with
-        # more visits than there are batches
+        # Those with the most visits left are chosen. So the numbers of visits left stay within one of each other, and
+        # nobody ends with more visits left than there are batches.
         rank = random.random(n_people)
         chosen = np.argpartition(-(due + rank), wanted - 1)[:wanted]
-        chosen = chosen[np.argsort(rank[chosen])]  # by chance, not by label: ranks share out a batch in order
+        chosen = chosen[np.argsort(rank[chosen])]  # in random order, because processes share out a batch from its start
         who[step], visit[step] = chosen, visited[chosen]
         visited[chosen] += 1
         due[chosen] -= 1
@@ -77,28 +82,31 @@ def person_batches(labels: np.ndarray, batch_size: int, per_person: int, seed: i
 
 
 def _visits(n_people: int, visits: int, seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of each person (n_people,): how often visited before this epoch, and how often to be visited in it."""
+    """For each person, (n_people,) int64: the number of visits before this epoch, and the number of visits in it."""
     each, extra = divmod(visits, n_people)
     place = np.random.default_rng(random_stream(PICTURES, seed, 0)).permutation(n_people)
-    # the extra visits of all epochs go round the people, so many each epoch
+    # Each epoch has `extra` visits beyond an equal number for all; over the epochs they go round the people in turn.
     before, after = ((epochs * extra - place + n_people - 1) // n_people for epochs in (epoch, epoch + 1))
     return epoch * each + before, each + after - before
 
 
-def _pictures_in_turn(person, n_pictures, who, visit, per_person: int, seed: int) -> np.ndarray:
+def _pictures_in_turn(
+    person: np.ndarray, n_pictures: np.ndarray, who: np.ndarray, visit: np.ndarray, per_person: int, seed: int
+) -> np.ndarray:
     """(visits, K) positions of the pictures that person who[i] shows at visit number visit[i] of the whole run.
 
-    After `cycle` visits all pictures of a person were shown equally often; then their order is drawn anew.
+    person: (n,) the person of each picture; n_pictures: (n_people,). After `cycle` visits all pictures of a person have
+    been shown equally often, and their order is drawn anew.
     """
     cycle = n_pictures // np.gcd(n_pictures, per_person)
     rounds = visit // cycle[who]
-    blocks, block = np.unique(rounds * len(n_pictures) + who, return_inverse=True)  # a block: a person in a round
+    blocks, block = np.unique(rounds * len(n_pictures) + who, return_inverse=True)  # a block is one person in one round
     rounds, owner = np.divmod(blocks, len(n_pictures))
     size = n_pictures[owner]
     start = np.cumsum(size) - size
     first = (np.cumsum(n_pictures) - n_pictures)[owner]
     within = np.arange(size.sum()) - np.repeat(start, size)
-    shown = np.argsort(person, kind="stable")[np.repeat(first, size) + within]  # each block's pictures
+    shown = np.argsort(person, kind="stable")[np.repeat(first, size) + within]  # the pictures of each block
     chance = mix(np.repeat(rounds, size).astype(np.uint64) + np.uint64(random_stream(PICTURES, seed, 1)))
     chance = mix(chance + shown.astype(np.uint64))
     shown = shown[np.lexsort((chance, np.repeat(np.arange(len(blocks)), size)))]
@@ -107,10 +115,10 @@ def _pictures_in_turn(person, n_pictures, who, visit, per_person: int, seed: int
 
 
 def shard(positions: np.ndarray, rank: int, world: int, per_person: int = 0) -> np.ndarray:
-    """The part of a global batch that is for rank 0 <= rank < world: together all of it, and nothing twice.
+    """The share of process number `rank`, from 0 to world - 1, in a batch; the shares make up the batch exactly.
 
-    Parts differ in size by one at most; with per_person K > 0 they are of whole people, K pictures each.
-    UserError: fewer pictures (people) in the batch than ranks.
+    The sizes of the shares differ by one pair at most. With per_person K > 0 a share holds whole people, K pictures of
+    each. UserError: the batch has fewer pairs (or people) than there are processes.
     """
     units = positions.reshape(-1, per_person or 1)
     if len(units) < world:
@@ -128,7 +136,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     epoch: int,
-    device="cpu",
+    device: torch.device | str = "cpu",
     augmentation: Augmentation | None = None,
     first_step: int = 0,
     per_person: int = 0,
@@ -137,11 +145,13 @@ def train_batches(
     ahead: int = 2,
     modality: Modality = "rgbd",
 ) -> Iterator[tuple[Batch, torch.Tensor]]:
-    """(batch, labels (B,) int64) of each step of an epoch from `first_step` on, as `rank` of `world` sees it.
+    """The batch and its labels (B,) int64 for each step of an epoch from `first_step` on.
 
-    batch_size: of all ranks together. augmentation None: none. per_person: K of P x K batches (see
-    `person_batches`); 0: plain shuffling. ahead: batches that a thread reads beforehand where the pack is not
-    on the device; it has no say in what comes out. UserError as of `person_batches` and `shard`.
+    batch_size: the number of pairs in a step, over all processes together; process `rank` of `world` gets its share.
+    augmentation: None leaves the pairs as they are. per_person: the K of `person_batches`; 0 shuffles pairs instead.
+    ahead: how many batches a thread reads in advance while the pack is not on the device; the batches do not depend on
+    it. modality: what the network sees; the other modality is not augmented. UserError as in `person_batches` and
+    `shard`.
     """
     if per_person:
         steps = person_batches(labels, batch_size, per_person, seed, epoch)
@@ -161,7 +171,7 @@ def train_batches(
 
 
 def _turns(positions: np.ndarray) -> np.ndarray:
-    """(n,) how often each of `positions` came up before in them."""
+    """(n,) int64: how often the same position stands earlier in `positions`."""
     order = np.argsort(positions, kind="stable")
     _, first, counts = np.unique(positions[order], return_index=True, return_counts=True)
     turns = np.empty_like(positions)
@@ -169,10 +179,11 @@ def _turns(positions: np.ndarray) -> np.ndarray:
     return turns
 
 
-def prefetch(items: Iterator, ahead: int) -> Iterator:
-    """The same items, up to `ahead` of them made beforehand by one thread; ahead 0: no thread.
+def prefetch(items: Iterator[Item], ahead: int) -> Iterator[Item]:
+    """The same items, of which a thread makes up to `ahead` in advance; with ahead = 0 there is no thread.
 
-    What the thread raises is raised here, at the item that failed. It ends with this iterator, stopped early or not.
+    An exception in the thread is raised here, at the item that failed. The thread ends with this iterator, also when
+    the iterator is closed before its end.
     """
     if not ahead:
         yield from items

@@ -486,6 +486,26 @@ def test_depth_noise_is_in_crop_pixels():
     assert slopes.std().item() == pytest.approx(0.1, rel=0.3)
 
 
+@pytest.mark.parametrize(
+    "how", [EVERYTHING, dataclasses.replace(EVERYTHING, pose_deg=0), only(erase=0.5, erase_size=0.3)]
+)
+def test_what_the_network_does_not_see_is_left_alone_and_what_it_sees_is_the_same(how):
+    batch, k = batch_of(16), keys(16)
+    both, colour, depth = (augment(batch, how, k, modality) for modality in ("rgbd", "rgb", "depth"))
+    assert torch.equal(colour.rgb, both.rgb)
+    assert not torch.equal(colour.rgb, batch.rgb)
+    assert torch.equal(depth.rgb, batch.rgb)
+    assert torch.equal(depth.depth, both.depth)
+    assert not torch.equal(depth.depth, batch.depth)
+    if not how.pose_deg:  # a pose is rendered from depth, so depth has to be turned even for colour alone
+        assert torch.equal(colour.depth, batch.depth)
+    where = (tiny_pack(), np.arange(20), np.arange(20), 8, 0, 0, "cpu", how)
+    for (x, _), (y, _) in zip(train_batches(*where), train_batches(*where, modality="depth"), strict=True):
+        assert torch.equal(x.depth, y.depth)
+        assert x.rgb.shape == y.rgb.shape
+        assert not torch.equal(x.rgb, y.rgb)
+
+
 def test_relief_is_another_unit_and_not_another_depth():
     batch = batch_of(4000, size=4)
     changed = augment(batch, only(relief=0.3), keys(4000))

@@ -140,7 +140,7 @@ def test_a_model_never_meets_pixels_prepared_another_way(tmp_path, embedder):
     in_mm = Embedder(Architecture("depth", encoding="nose_depth", embedding_size=16))
     save_model(tmp_path, in_mm, card_of(in_mm))
     load_model(tmp_path, pack_of())
-    with pytest.raises(UserError, match="measures in mm"):
+    with pytest.raises(UserError, match="needs depth in mm"):
         load_model(tmp_path, pack_of(depth_unit="pixel"))
 
 
