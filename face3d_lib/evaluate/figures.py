@@ -182,7 +182,8 @@ def training_figure(history: pd.DataFrame):
     for name in history.columns[history.columns.get_loc("best") + 1 :]:
         panels.setdefault(WATCHED.get(name, (name, name))[0], []).append(name)
     ratios = [1.5, *[1] * len(panels)]
-    figure, axes = plt.subplots(1, len(ratios), figsize=(4 + 3 * len(panels), 3.3), squeeze=False, width_ratios=ratios)
+    width = 4 + 3 * max(len(panels), 1)  # inches
+    figure, axes = plt.subplots(1, len(ratios), figsize=(width, 3.3), squeeze=False, width_ratios=ratios)
     plot_training(axes[0, 0], history)
     for ax, names in zip(axes[0, 1:], panels.values(), strict=True):
         plot_watched(ax, history, names)

@@ -1,6 +1,7 @@
 """Figures: what they draw is what the numbers say, and their files are small, whole and always the same."""
 
 import json
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -118,6 +119,8 @@ def test_a_training_has_a_panel_for_each_quantity_that_was_watched():
     history = pd.DataFrame(
         {"epoch": [1, 2], "loss": [2.0, 1], "train_accuracy": 0.5, "eval_accuracy": 0.4, "best": True}
     )
+    with warnings.catch_warnings(action="error"):  # matplotlib warns when a legend leaves no room for the axes
+        figures.training_figure(history).canvas.draw()
     assert len(figures.training_figure(history).axes) == 2  # loss, and accuracies on its right axis
     watched = {"left": [0.4, 0.1], "cos_same": [0.2, 0.9], "cos_other": [0.1, 0.0], "new": [7.0, 8.0]}
     left, _, share, cosines, new = sorted(
