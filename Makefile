@@ -56,8 +56,9 @@ notebooks: env ## run every notebook with its defaults and store its kept output
 		echo "$$notebook"; $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace "$$notebook" || exit 1; done
 	@$(BIN)/nbstripout --keep-count --keep-id notebooks/*.ipynb
 
-figures: env ## renew the tracked figures from the runs default and demo, if every face in them is synthetic
+figures: env ## renew the tracked figures and the results page from the runs default and demo, if every face in them is synthetic
 	@$(BIN)/face3d figures
+	@$(BIN)/python figures/results.py
 
 results: env ## write figures/README.md and the table in README.md from the JSON beside the figures
 	$(BIN)/python figures/results.py

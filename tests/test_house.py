@@ -6,6 +6,7 @@ import re
 import pytest
 
 from face3d_lib.base.paths import ROOT
+from face3d_lib.runs.plan import PLAN, TRAINED
 
 ROOMS = {  # a package imports only packages above it, a file only files above it in its package
     "base": ["errors", "environment", "paths", "atomic", "tables", "processes"],
@@ -145,7 +146,21 @@ def test_documents_name_files_and_targets_that_exist(name):
 EXAMPLES = {"notebooks/46_where_depth_pays.ipynb"}  # the notebook that CONTRIBUTING.md adds
 
 
-def test_each_notebook_is_in_both_lists():
-    for notebook in ROOT.glob("notebooks/[0-9]*.ipynb"):
-        assert f"(notebooks/{notebook.name})" in (ROOT / "README.md").read_text(encoding="utf-8"), notebook.name
-        assert f"({notebook.name})" in (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8"), notebook.name
+def numbers_of(text: str) -> set[str]:
+    """The numbers of notebooks in a cell such as "20, 30 to 34, or a sweep"; "a model" stands for all that train."""
+    found = set(re.findall(r"\d\d", text))
+    for first, last in re.findall(r"(\d\d) to (\d\d)", text):
+        found |= {f"{number:02d}" for number in range(int(first), int(last) + 1)}
+    trained = {name[:2] for name in TRAINED}
+    return found & {stage.notebook[:2] for stage in PLAN} | (trained if "model" in text else set())
+
+
+def test_the_lists_of_notebooks_follow_the_plan():
+    named = {}
+    for path in ("README.md", "notebooks/README.md"):
+        text = (ROOT / path).read_text(encoding="utf-8")
+        named[path] = re.findall(r"^\| \[(\d\d_\w+)\]", text, re.MULTILINE)
+        assert named[path] == sorted(stage.notebook for stage in PLAN), path
+    rows = re.findall(r"^\| \[(\d\d_\w+)\][^|]*\|[^|]*\|([^|]*)\|", text, re.MULTILINE)
+    reads = {stage.notebook: {name[:2] for name in stage.reads} for stage in PLAN}
+    assert {name: numbers_of(cell) for name, cell in rows} == reads
