@@ -1,6 +1,5 @@
 """face3d: run any notebook, the whole demo, or one step of it without opening a notebook."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from .base.atomic import write_bytes, write_json
 from .base.environment import data_folder, speak_utf8
 from .base.errors import UserError
 
@@ -206,42 +204,22 @@ def identify(
     larger_is: Direction = "",
     picture: Annotated[Path | None, typer.Option(help="write probe and best match side by side to this PNG")] = None,
 ):
-    """Whose face is this? Prints the name with its score, or unknown, and the nearest of the enrolled."""
-    from .data.convention import read_convention
-    from .data.decoding import read_pair
-    from .data.pairs import BadPair, single_pair
-    from .evaluate.embed import embed_pair
-    from .runs.folders import run_folder
-    from .serve.gallery import Gallery
-    from .train.model_files import load_model
+    """Whose face is this? Says who is accepted, or that nobody is, with the score and the nearest of the enrolled."""
+    from .serve.identify import check_target, existing, identify, write_comparison
 
-    stage = run_folder(name) / "50_predict_identity"
-    if not (stage / "reference.json").is_file():
-        raise UserError(f"run {name} has no gallery: face3d demo --name {name} makes one")
-    made_with = json.loads((stage / "reference.json").read_text(encoding="utf-8"))
-    network, card = load_model(run_folder(name) / made_with["model"] / "30_train_softmax" / "model")
-    people = Gallery.load(stage / "gallery", card.weights_sha256)
-    if picture and picture.suffix.lower() != ".png":
-        raise UserError(f"--picture {picture}: a name that ends in .png is expected")
-    near = [folder for folder in rgb.resolve().parents[:2] if (folder / "dataset.json").exists()]
-    declared = near[0] if near else rgb.resolve().parent  # beside the picture, or above the person's folder
-    probe = read_pair(single_pair(rgb, depth), read_convention(declared, depth_unit or None, larger_is or None))
-    try:
-        match = people.identify(embed_pair(network, probe, card.alignment))
-    except BadPair as error:
-        raise UserError(f"{rgb}: {error}: give another picture of the face") from None
-    print(f"{match.name}   score {match.score:.3f}   threshold {match.threshold:.3f}")
-    print("nearest: " + ", ".join(f"{person} {score:.3f}" for person, score in match.candidates))
+    rgb, depth = existing(rgb, "picture"), existing(depth, "depth")
     if picture:
-        import matplotlib.pyplot as plt
-        from PIL import Image
-
-        from .evaluate.pictures import plot_match, png_of
-
-        best = run_folder(name) / "10_align_faces" / "aligned" / f"{made_with['reference'][match.candidates[0][0]]}.png"
-        figure, axes = plt.subplots(1, 2, figsize=(6, 3.4), layout="constrained")
-        plot_match(axes, probe.rgb, Image.open(best), match)
-        write_bytes(picture, png_of(figure))
+        check_target(picture, name, rgb, depth)
+    answer = identify(name, rgb, depth, depth_unit, larger_is)
+    match = answer.match
+    verdict = f"accepted: {match.name}" if match.known else "rejected: nobody who is enrolled"
+    print(f"{verdict}   score {match.score:.3f}   threshold {match.threshold:.3f} ({answer.note})")
+    print(
+        "nearest: " + (", ".join(f"{person} {score:.3f}" for person, score in match.candidates) or "nobody is enrolled")
+    )
+    if picture:
+        write_comparison(picture, answer)
+        print(f"-> {picture}")
 
 
 @app.command()
@@ -249,16 +227,13 @@ def forget(
     person: Annotated[str, typer.Argument(help="name of the enrolled person")],
     name: Annotated[str, typer.Option("--run", help="run whose gallery is changed")] = "demo",
 ):
-    """Delete a person from a gallery: the template and the name leave its files."""
-    from .runs.folders import run_folder
+    """Delete a person from a gallery: the template, the name and the names of pictures leave its files."""
     from .serve.gallery import forget
+    from .serve.identify import gallery_folder
 
-    stage = run_folder(name) / "50_predict_identity"
-    forget(stage / "gallery", person)
-    reference = json.loads((stage / "reference.json").read_text(encoding="utf-8"))
-    reference["reference"].pop(person, None)
-    write_json(stage / "reference.json", reference)
-    print(f"{person} is no longer in the gallery of {name}; the raw pictures and the tables of the run still hold them")
+    forgotten = forget(gallery_folder(name), person)
+    print(f"{forgotten} is no longer in the gallery of {name}")
+    print("the raw pictures, and the tables, figures and executed notebooks of the run, still hold the person")
 
 
 def main() -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 from .base.errors import UserError
 from .base.paths import relative
 from .data import convention, manifest, pairs, prospects, splits
+from .evaluate.trained import results
 from .runs.folders import find_stage, run_folder
 from .runs.parameters import find_notebook, parameter_model, parameters_for
 from .runs.plan import DATA, TRAINED, Job, demo_jobs
-from .runs.record import read_record, refuse_other_data, up_to_date
+from .runs.record import refuse_other_data, up_to_date
 from .runs.runner import run_notebook
 
 
@@ -92,13 +93,8 @@ def summary(name: str) -> str:
         _metrics(name, "40_evaluate_verification"),
         _metrics(name, "41_evaluate_identification"),
     )
-    found, far = _share(faces.get("aligned"), faces.get("pairs")), verification.get("far_target")
-    rows = [["", "closed-set accuracy", "EER", f"TAR@FAR={far:g}" if far else "TAR", "rank-1"]]
-    for system, rates in verification.get("systems", {}).items():
-        accuracy = _metrics(name, _trained_stage(name, system)).get("accuracy")
-        rank1 = identification.get("systems", {}).get(system, {}).get("rank1")
-        numbers = [accuracy, rates.get("eer"), rates.get("tar"), rank1]
-        rows.append([system, *("-" if number is None else f"{number:.3f}" for number in numbers)])
+    found = _share(faces.get("aligned"), faces.get("pairs"))
+    rows = results(verification, identification)
     width = max(14, *(len(row[0]) + 2 for row in rows))
     lines = [
         "",
@@ -121,12 +117,6 @@ def _metrics(run: str, stage: str) -> dict:
     folder = find_stage(run, stage)
     path = folder / "metrics.json" if folder else None
     return json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else {}
-
-
-def _trained_stage(run: str, system: str) -> str:
-    """The training stage that 40_evaluate_verification read for a system of its table, such as rgb/30_train_softmax."""
-    upstream = read_record(find_stage(run, "40_evaluate_verification")).get("upstream", {})
-    return next((name for name in upstream if system in (name, name.rpartition("/")[0])), "none")
 
 
 def _share(part: int | None, whole: int | None) -> str:

@@ -10,51 +10,12 @@ import json
 import re
 from pathlib import Path
 
+from face3d_lib.evaluate.words import LABELS
+
 FIGURES = Path(__file__).resolve().parent
 ROOT = FIGURES.parent
 README_TABLE = re.compile(r"(<!-- results: written by make results -->\n).*?(<!-- end of results -->)", re.DOTALL)
 PLACEHOLDER = re.compile(r"\{\{([\w.]+)(?::([^}]+))?\}\}")
-
-LABELS = {  # how the rows of the JSON files are called on the page
-    "rgb": "RGB",
-    "depth": "depth: normals and relative depth",
-    "depth normals_depth": "depth: normals and relative depth",
-    "depth normals": "depth: normals",
-    "depth depth_angles": "depth: relative depth and angles",
-    "depth depth": "depth: relative depth",
-    "depth nose_depth": "depth: distance behind the nose",
-    "depth xyz": "depth: XYZ coordinates",
-    "depth depth_mask": "depth: relative depth and a mask of missing readings",
-    "depth minmax": "depth: scaled from minimum to maximum (legacy)",
-    "rgbd": "RGB-D, parallel branches",
-    "rgbd parallel": "RGB-D, parallel branches",
-    "rgbd joined": "RGB-D, two branches joined by a layer",
-    "rgbd joined dropout": "RGB-D, two branches joined by a layer, modality dropout 0.3",
-    "rgbd attention": "RGB-D, attention over two branches",
-    "rgbd gated": "RGB-D, gated sum of two branches",
-    "rgbd depth_attention": "RGB-D, depth as attention on RGB",
-    "rgbd early": "RGB-D, stacked channels, depth filters start as the mean of RGB's",
-    "rgbd early zero": "RGB-D, stacked channels, depth filters start at 0",
-    "rgbd early fresh": "RGB-D, stacked channels, depth filters start at random",
-    "late fusion": "RGB and depth networks, scores fused",
-    "rgb + depth": "RGB and depth networks, scores fused",
-    "softmax": "softmax",
-    "normalised": "normalised softmax",
-    "centre": "softmax + centre",
-    "arcface": "ArcFace",
-    "sphereface": "SphereFace",
-    "cosface": "CosFace",
-    "subcentre": "sub-centre ArcFace",
-    "triplet_semihard": "triplet, semi-hard",
-    "triplet_batchhard": "triplet, batch-hard",
-    "contrastive": "contrastive",
-    "multi_similarity": "multi-similarity",
-    "supcon": "SupCon",
-    "circle": "circle",
-    "proxy_anchor": "proxy-anchor",
-    "adaface": "AdaFace",
-    "magface": "MagFace",
-}
 
 TRANSFER = {  # the rows and columns of notebook 45
     "rgb": "RGB",
@@ -97,8 +58,10 @@ CAPTIONS = {  # number of the notebook and name of the figure: what the picture 
     "38 recipes": "Accuracy by epoch of the legacy recipe and of ours on the same pictures.",
     "39 losses": "EER and accuracy of the losses of the default run, one seed each: a first look, no ranking.",
     "40 overview": "How RGB, depth and RGB-D see people who were never in the training, and how well they tell them apart.",
-    "40 roc": "ROC and DET curves on people never seen in training.",
+    "40 scores": "Scores of two pictures of one person and of two people, none of whom was seen in training.",
+    "40 roc": "ROC curves on people never seen in training.",
     "41 cmc": "CMC curves: share of probes whose person is among the best k of the gallery.",
+    "41 open_set": "Scores of probes with their own template, and of unknown people with the template that is nearest.",
     "42 tsne": "Embeddings of people never seen in training, projected by t-SNE.",
     "43 designs": "EER and accuracy by modality and design, one seed.",
     "45 surfaces": "Surface normals of the synthetic people that train and of those that test, seen by another sensor.",

@@ -20,8 +20,11 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
         *["encodings", "draws", "augment", "batches", "weights", "backbones", "fusion", "embedder"],
         *["losses", "objective", "closed_set", "training_data", "model_files", "checkpoint", "fit"],
     ],
-    "evaluate": ["embed", "scores", "metrics", "intervals", "compare", "rating", "pictures", "figures"],
-    "serve": ["gallery"],
+    "evaluate": [
+        *["embed", "scores", "metrics", "intervals", "protocol", "trained", "words", "compare"],
+        *["rating", "pictures", "figures"],
+    ],
+    "serve": ["gallery", "identify"],
 }
 FLOW = [f"{room}.{name}" for room, names in ROOMS.items() for name in names]
 FLOW += ["publish", "demo", "cli"]

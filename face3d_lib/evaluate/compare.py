@@ -1,6 +1,6 @@
 """What one trained network does on people it never saw, and many trained networks side by side."""
 
-import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,97 +11,47 @@ import torch
 from ..base.atomic import plain
 from ..base.errors import UserError
 from ..base.tables import read_table
+from ..data.pack import Pack
 from ..data.splits import Splits
-from ..runs.folders import find_stage, run_folder
-from ..runs.record import read_record
 from ..train.closed_set import vectors_of
-from ..train.model_files import load_model
+from ..train.embedder import Embedder
 from .embed import Embeddings, embed
 from .intervals import mean_bootstrap, paired_bootstrap, subject_bootstrap
 from .metrics import best_weight, eer, ranks, tar_at_far
-from .scores import Trials, cosine, fuse, fuse_trials, genuine_impostor, templates
+from .protocol import open_set, trials_of, unseen_people
+from .scores import Trials, cosine, fuse, fuse_trials, templates
+from .trained import Trained
 
 FAR = 0.01  # of the TAR that is reported beside the EER
 
 
-def unseen(network, packed, division: Splits, folder: Path, replicates: int = 200) -> dict:
-    """Embed the open-set people into folder/unseen.npz and rate the network on the test people among them.
+def unseen(network: Embedder, packed: Pack, division: Splits, folder: Path, replicates: int = 200) -> dict:
+    """Embed the dev and test people into folder/unseen.npz and rate the network on the test people.
 
-    Keys: eer, tar (at FAR), rank1, each with _low and _high (95 %, people drawn again), genuine, impostor (counts).
+    Keys: eer, tar (at FAR), rank1, each with _low and _high (95 %, people drawn again), and the numbers of genuine and
+    impostor comparisons. What too few people cannot show is NaN.
     """
-    people = pd.concat([division.gallery, division.probe, division.unknown])
-    vectors = embed(network, packed, packed.rows(people["pair_id"]))
+    vectors = embed(network, packed, packed.rows(unseen_people(division)["pair_id"]))
     vectors.save(Path(folder) / "unseen.npz")
-    trials = test_trials(vectors, division)
+    trials = trials_of(vectors, division)
     statistics = {"eer": lambda roc: roc.eer()[0], "tar": lambda roc: roc.tar_at_far(FAR)}
     found = {name: subject_bootstrap(trials, rate, replicates) for name, rate in statistics.items()}
-    found["rank1"] = mean_bootstrap(*_first_ranks(vectors, division), replicates)
+    people = open_set(vectors, division)
+    who = people.probes.subject_ids
+    found["rank1"] = mean_bootstrap(ranks(people.known, who, people.enrolled.subject_ids) == 1, who, replicates)
     rates = {"genuine": len(trials.genuine), "impostor": len(trials.impostor)}
     for name, interval in found.items():
         rates |= {name: float(interval.value), f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}
     return rates
 
 
-def test_trials(vectors: Embeddings, division: Splits) -> Trials:
-    """The genuine and impostor comparisons of the test people."""
-    return genuine_impostor(vectors, division.pairs[division.pairs["group"] == "test"])
-
-
-test_trials.__test__ = False  # no test, whatever pytest makes of the name
-
-
-def _first_ranks(vectors: Embeddings, division: Splits) -> tuple[np.ndarray, np.ndarray]:
-    """Whether each probe of an enrolled test person finds that person first (P,), and the person (P,)."""
-    (scores,), probes, enrolled = _alike([_enrolled_and_asked(vectors, division)])
-    return ranks(scores, probes.subject_ids, enrolled) == 1, probes.subject_ids
-
-
-def _enrolled_and_asked(vectors: Embeddings, division: Splits) -> tuple[Embeddings, Embeddings]:
-    """Of the test people: the pictures to enrol, and the probes."""
-    return tuple(
-        vectors.select(frame.loc[frame["group"] == "test", "pair_id"]) for frame in (division.gallery, division.probe)
-    )
-
-
-@dataclass(frozen=True)
-class Trained:
-    """One trained network of a comparison, as its run left it."""
-
-    record: dict  # run.json
-    metrics: dict
-    folder: Path
-
-
-def trained(run: str, models: list[str]) -> list[Trained]:
-    """The networks `models` ("arcface/31_train_arcface") of a run; with no names all that runs/<run>/sweep.json lists.
-
-    Runs of a sweep that failed are left out and said in a line. UserError where one is missing.
-    """
-    if not models:
-        path = run_folder(run) / "sweep.json"
-        if not path.is_file():
-            raise UserError(f"{path}: not there: face3d sweep FILE {run} makes it")
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        if failed := [row["run"] for row in rows if row["status"] != "done"]:
-            print(f"note: {len(failed)} runs of the sweep are not done: {', '.join(failed[:5])}")
-        models = [f"{row['run'].removeprefix(run + '/')}/{row['notebook']}" for row in rows if row["status"] == "done"]
-    found = []
-    for name in models:
-        folder = find_stage(run, name)
-        record = read_record(folder)
-        if record["status"] != "done":
-            raise UserError(f"{name} is {record['status']} in run {run}: train it first")
-        found.append(Trained(record, json.loads((folder / "metrics.json").read_text(encoding="utf-8")), folder))
-    return found
-
-
-def table_of(networks: list[Trained], setting) -> pd.DataFrame:
-    """A row per network: setting (what `setting(parameters)` calls it), seed, and its metrics."""
+def table_of(networks: list[Trained], setting: Callable[[dict], str]) -> pd.DataFrame:
+    """A row per network: setting (what `setting(parameters)` calls it), seed, and the metrics of its card."""
     rows = [
-        {"setting": setting(n.record["parameters"]), "seed": n.record["parameters"]["seed"]} | n.metrics
-        for n in networks
+        {"setting": setting(network.parameters), "seed": network.parameters["seed"]} | network.card.metrics
+        for network in networks
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).fillna(np.nan).infer_objects()
 
 
 def spread(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
@@ -118,54 +68,58 @@ class Outcome:
     """What one system made of the test people's comparisons, and of the closed set's test pictures."""
 
     trials: Trials
-    right: pd.Series  # by (pair_id, person): whether the picture was given its right name
+    right: pd.Series  # by (pair_id, person): True where the picture was given its right name
 
 
 def outcome(network: Trained, division: Splits) -> Outcome:
-    """Of one trained network, as its run left it."""
-    trials = test_trials(Embeddings.load(network.folder / "unseen.npz"), division)
+    """The outcome of one trained network, from the files that its training notebook left."""
+    for name in ("unseen.npz", "predictions.csv"):
+        if not (network.folder / name).is_file():
+            reason = "its notebook does not name the closed set of this run's split"
+            raise UserError(f"{network.model} has no {name} ({reason}): compare models of the notebooks 30 to 34")
     named = read_table(network.folder / "predictions.csv", ["pair_id", "cls_name", "predicted"])
-    return Outcome(trials, _right(named["pair_id"], named["cls_name"], named["predicted"]))
+    right = _right(named["pair_id"], named["cls_name"], named["predicted"])
+    return Outcome(trials_of(_unseen_of(network), division), right)
 
 
-def late_fusion(first: Trained, second: Trained, packed, division: Splits) -> tuple[Outcome, dict]:
-    """A weighted sum of the scores of two networks that never met; the weight is chosen on dev people. And its metrics.
+def late_fusion(first: Trained, second: Trained, packed: Pack, division: Splits) -> tuple[Outcome, dict]:
+    """Two networks as one system: a weighted sum of their scores, with the weight chosen on dev people. And its metrics.
 
     On the closed set a picture gets the name of the template with the highest score; a template is the mean of a
-    person's training pictures. Metrics: accuracy, eer, tar (at FAR), rank1, weight (of the first), and accuracies, those
-    of the two alone by the same rule.
+    person's training pictures. Metrics: accuracy, eer, tar (at FAR), rank1, weight (of the first network), and
+    accuracies: those of either network alone by the same rule.
     """
-    unseen = [Embeddings.load(network.folder / "unseen.npz") for network in (first, second)]
-    dev = [genuine_impostor(found, division.pairs[division.pairs["group"] == "dev"]) for found in unseen]
-    weight = best_weight(*dev, n_steps=21)
+    both = [_unseen_of(network) for network in (first, second)]
+    weight = best_weight(*(trials_of(vectors, division, "dev") for vectors in both), n_steps=21)
     weights = {"fused": [weight, 1 - weight], "first": [1, 0], "second": [0, 1]}
-    trials = fuse_trials([test_trials(found, division) for found in unseen], weights["fused"])
+    trials = fuse_trials([trials_of(vectors, division) for vectors in both], weights["fused"])
 
-    alike, probes, enrolled = _alike([_enrolled_and_asked(vectors, division) for vectors in unseen])
-    first_ranks = ranks(fuse(alike, weights["fused"]), probes.subject_ids, enrolled)
-    alike, asked, names = _alike([_closed_set(network, packed, division) for network in (first, second)])
+    sets = [open_set(vectors, division) for vectors in both]
+    who, enrolled = sets[0].probes.subject_ids, sets[0].enrolled.subject_ids
+    found = ranks(fuse([people.known for people in sets], weights["fused"]), who, enrolled)
+    closed = [_closed_set(network, packed, division) for network in (first, second)]
+    means = [templates(train) for train, _ in closed]
+    alike = [cosine(test.vectors, mean.vectors) for (_, test), mean in zip(closed, means, strict=True)]
+    asked, names = closed[0][1], means[0].subject_ids
     right = {
         which: _right(asked.pair_ids, asked.subject_ids, names[fuse(alike, w).argmax(1)])
         for which, w in weights.items()
     }
     rates = {"accuracy": right["fused"].mean(), "eer": eer(trials.genuine, trials.impostor)[0]}
-    rates |= {"tar": tar_at_far(trials.genuine, trials.impostor, FAR).tar, "rank1": (first_ranks == 1).mean()}
+    rates |= {"tar": tar_at_far(trials.genuine, trials.impostor, FAR).tar}
+    rates |= {"rank1": (found == 1).mean() if len(found) else np.nan}
     rates = {name: float(rate) for name, rate in rates.items()} | {"weight": weight}
     alone = [float(right[which].mean()) for which in ("first", "second")]
     return Outcome(trials, right["fused"]), rates | {"accuracies": alone}
 
 
-def _alike(sides: list[tuple[Embeddings, Embeddings]]) -> tuple[list[np.ndarray], Embeddings, np.ndarray]:
-    """Of networks that enrolled and asked the same: scores (P, G) of each, who was asked about, who is enrolled (G,)."""
-    enrolled = [templates(gallery) for gallery, _ in sides]
-    alike = [cosine(asked.vectors, of.vectors) for (_, asked), of in zip(sides, enrolled, strict=True)]
-    return alike, sides[0][1], enrolled[0].subject_ids
+def _unseen_of(network: Trained) -> Embeddings:
+    return Embeddings.load(network.folder / "unseen.npz")
 
 
-def _closed_set(network: Trained, packed, division: Splits) -> tuple[Embeddings, Embeddings]:
-    """The training and the test pictures, each embedded in one view, as classifiers see them."""
-    model, _ = load_model(network.folder / "model")
-    found = []
+def _closed_set(network: Trained, packed: Pack, division: Splits) -> tuple[Embeddings, Embeddings]:
+    """The training and the test pictures, each embedded as it is, without its mirror image, as a classifier sees it."""
+    model, found = network.load(packed), []
     for part in (division.train, division.test):
         rows = packed.rows(part["pair_id"])
         vectors = torch.nn.functional.normalize(vectors_of(model, packed, rows)).cpu().numpy()
@@ -179,10 +133,11 @@ def _right(pair_ids, people, named) -> pd.Series:
 
 
 def compare(first: list[Outcome], second: list[Outcome], replicates: int = 500) -> dict:
-    """Second minus first, means over seeds, with 95 % intervals from drawing people alike for all of them.
+    """The second system's rates minus the first's, with 95 % intervals from drawing people alike for both.
 
-    Keys: eer and accuracy (closed set), each with _low and _high, and _shown: the interval leaves out 0. People are
-    drawn and seeds averaged, so the interval speaks of other people, not of other seeds.
+    Each system is a list of outcomes, one for each training seed, whose means count: the interval tells what other
+    people would change, not what other seeds would. Keys: eer and accuracy (closed set), each with _low and _high, and
+    _shown: True when the interval leaves out 0.
     """
     trials = [[system.trials for system in group] for group in (first, second)]
     rate = paired_bootstrap(*trials, lambda roc: roc.eer()[0], replicates)

@@ -1,90 +1,86 @@
 """Plots of rates, training and embeddings: plot_*(ax, ...) -> ax.
 
-Systems differ in colour and, for readers who cannot tell colours apart, in line style.
+Systems differ in colour and, for readers who cannot tell colours apart or print in grey, in line style.
 """
 
-from itertools import cycle
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from matplotlib.patheffects import withStroke
-from scipy.stats import norm
 
 from .metrics import Roc
 from .pictures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, literal, show_depth, show_rgb
+from .words import words
 
-SYSTEMS = {"rgb": (BLUE, "-"), "depth": (ORANGE, "--"), "rgbd": (GREEN, "-."), "fused": (PURPLE, ":")}
+COLOURS = [BLUE, ORANGE, GREEN, PURPLE, RED, SKY, "black", "#7B4A12", "#8F9A00"]  # those of Okabe and Ito come first
+LINES = ["-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (9, 3)), (0, (1, 3)), (0, (4, 1, 1, 4))]
+MARKERS = "osD^vP*Xp"
 
 
-def plot_roc(ax, roc: Roc, label: str, system: str = "rgb", band=None):
-    """TAR over FAR on a log axis, from one impostor trial up; call it once per system.
+def style(number: int) -> dict:
+    """Colour and line style of system `number` (0, 1, ...), as arguments of `ax.plot`; 72 systems differ.
 
-    `band` is (far (F,), low (F,), high (F,)), a 95 % interval as of metrics.subject_bootstrap. The curve is a
-    staircase: its height at a FAR is TAR@FAR. The grey line is chance, TAR = FAR.
+    The nine colours and the eight line styles advance together, so any eight neighbours can be told apart in grey.
     """
-    colour, style = SYSTEMS[system]
+    return {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number % len(LINES)]}
+
+
+def plot_roc(ax, roc: Roc, label: str, system: int = 0):
+    """TAR over FAR on a log axis, from one impostor comparison up; call it once for each system 0, 1, ...
+
+    The curve is a staircase: its height at a FAR is TAR@FAR. The grey line is chance, TAR = FAR. A curve that cannot
+    be measured stands in the legend only.
+    """
     _chance(ax, np.geomspace(1e-6, 1, 100), np.geomspace(1e-6, 1, 100))
-    last = np.append(np.diff(roc.far) > 0, True)  # of the points of one FAR the highest
-    far, tar = roc.far[last], roc.tar[last]
-    ax.step(np.maximum(far, 1e-9), tar, where="post", color=colour, linestyle=style, label=label)
-    if band is not None:
-        ax.fill_between(*band, color=colour, alpha=0.15, linewidth=0)
-    _widen(ax, 1 / roc.n_impostor)
     ax.set(xscale="log", ylim=(0, 1.02), xlabel="false accept rate (FAR)", ylabel="true accept rate (TAR)")
+    if roc.measurable:
+        last = np.append(np.diff(roc.far) > 0, True)  # of the points of one FAR the highest
+        ax.step(np.maximum(roc.far[last], 1e-9), roc.tar[last], where="post", label=label, **style(system))
+    else:
+        ax.plot([], [], label=f"{label} (not measurable)", **style(system))
+    _widen(ax, 1 / max(2, roc.n_impostor))
     ax.legend(loc="best")
     return ax
 
 
-def plot_det(ax, roc: Roc, label: str, system: str = "rgb"):
-    """FRR over FAR on normal-deviate axes (DET, Martin et al. 1997); normal scores give a straight line.
-
-    The ring is the equal error rate.
-    """
-    colour, style = SYSTEMS[system]
-    ticks = np.array([0.001, 0.01, 0.05, 0.2, 0.4, 0.6, 0.8])
-    _chance(ax, norm.ppf(np.linspace(0.001, 0.999, 200)), norm.ppf(1 - np.linspace(0.001, 0.999, 200)))
-    far, frr = roc.far, 1 - roc.tar
-    inside = (far > 0) & (frr > 0) & (far < 1) & (frr < 1)  # 0 and 1 lie at infinity
-    value, _ = roc.eer()
-    shown = norm.ppf(far[inside]), norm.ppf(frr[inside])
-    ax.plot(*shown, color=colour, linestyle=style, label=f"{label}, EER {value:.1%}")
-    if 0 < value < 1:
-        ax.plot(*[norm.ppf(value)] * 2, "o", markersize=8, markerfacecolor="none", color=colour)
-    ax.set(xlabel="false accept rate (FAR)", ylabel="false reject rate (FRR)", aspect="equal")
-    ax.set(xlim=norm.ppf([0.0005, 0.85]), ylim=norm.ppf([0.0005, 0.85]))
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_ticks(norm.ppf(ticks), [f"{tick:.3g}" for tick in ticks])
-    ax.legend(loc="lower left")
-    return ax
-
-
-def plot_cmc(ax, rates, label: str, system: str = "rgb", n_ranks: int = 20):
+def plot_cmc(ax, rates, label: str, system: int = 0, n_ranks: int = 20):
     """Share of probes found among the best k of the gallery: `rates` of metrics.cmc, grey is chance."""
-    colour, style = SYSTEMS[system]
     shown = min(n_ranks, len(rates))
     rank = np.arange(1, shown + 1)
-    _chance(ax, rank, rank / len(rates))
-    ax.plot(rank, rates[:shown], color=colour, linestyle=style, marker="o", markersize=4, label=label)
-    ax.set(ylim=(0, 1.02), xlabel=f"rank, of {len(rates)} enrolled", ylabel="identification rate")
+    _chance(ax, rank, rank / max(1, len(rates)))
+    ax.plot(rank, rates[:shown], marker=MARKERS[system % len(MARKERS)], markersize=4, label=label, **style(system))
+    ax.set(ylim=(0, 1.02), xlabel=f"rank, of {len(rates)} enrolled people", ylabel="identification rate")
     ax.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
     ax.legend(loc="lower right")
     return ax
 
 
-def plot_score_histogram(ax, genuine, impostor, threshold: float | None = None, label: str = "threshold"):
-    """Densities of genuine and impostor scores on common bins, and the threshold."""
-    low, high = min(np.min(genuine), np.min(impostor)), max(np.max(genuine), np.max(impostor))
-    bins = np.linspace(low, max(high, low + 0.01), 61)
-    for scores, colour, name in ((impostor, RED, "impostor"), (genuine, BLUE, "genuine")):
-        ax.hist(scores, bins, density=True, histtype="stepfilled", color=colour, alpha=0.3)
-        ax.hist(scores, bins, density=True, histtype="step", color=colour, label=f"{name}, {len(scores):,} trials")
-    ax.set(xlabel="score (cosine similarity)", ylabel="density", ylim=(0, ax.get_ylim()[1] * 1.35))
+def plot_score_histogram(ax, genuine, impostor, threshold: float | None = None, kinds=("genuine", "impostor")):
+    """Densities of two kinds of scores on common bins, with their numbers, and the threshold.
+
+    Either may be empty; it then stands in the legend with its number, 0. A threshold that is None or NaN is not drawn.
+    """
+    import seaborn as sns  # a second of import that only some plots need
+
+    parts = [(kinds[0], np.asarray(genuine, float), BLUE), (kinds[1], np.asarray(impostor, float), RED)]
+    every = np.concatenate([scores for _, scores, _ in parts])
+    low, high = (every.min(), every.max()) if len(every) else (0.0, 1.0)
+    fewest = min((len(scores) for _, scores, _ in parts if len(scores)), default=0)
+    bins = np.linspace(low, max(high, low + 0.01), int(np.clip(3 * fewest**0.5, 10, 60)) + 1)
+    how = {"bins": bins, "stat": "density", "element": "step", "alpha": 0.3, "linewidth": 1.5}
+    for kind, scores, colour in parts:
+        label = f"{kind}, {len(scores):,} scores"
+        if len(scores):
+            sns.histplot(x=scores, color=colour, label=label, ax=ax, **how)
+        else:
+            ax.plot([], [], color=colour, label=label)
+    ax.set(xlabel="score (cosine similarity)", ylabel="density", ylim=(0, ax.get_ylim()[1] * 1.5))
     if threshold is not None and np.isfinite(threshold):
-        ax.axvline(threshold, ymax=0.78, color="black", linewidth=1.2, linestyle="--")
-        where = {"xy": (threshold, 0.79), "xycoords": ax.get_xaxis_transform()}
-        ax.annotate(f"{label} {threshold:.3f}", ha="center", va="bottom", fontsize=10, **where)
-    ax.legend(loc="upper left", ncols=2)
+        ax.axvline(threshold, ymax=0.7, color="black", linewidth=1.2, linestyle="--")
+        where = {"xy": (threshold, 0.71), "xycoords": ax.get_xaxis_transform()}
+        ax.annotate(f"threshold {threshold:.3f}", ha="center", va="bottom", fontsize=10, **where)
+    ax.legend(loc="upper left")
     return ax
 
 
@@ -164,9 +160,9 @@ WATCHED = {  # a value that a loss watches: (the quantity on the axis, its name 
 
 def plot_watched(ax, history: pd.DataFrame, names: list[str]):
     """By epoch, the values `names` that a loss watched; they are columns of `history` and share a unit."""
-    for name, style in zip(names, cycle(("-", "--", ":"))):
+    for number, name in enumerate(names):
         quantity, label = WATCHED.get(name, (name, name))
-        ax.plot(history["epoch"], history[name], linestyle=style, marker="o", markersize=3, label=label)
+        ax.plot(history["epoch"], history[name], marker="o", markersize=3, label=label, **style(number))
         ax.set(xlabel="epoch", ylabel=quantity)
     ax.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), fontsize="small")
@@ -190,31 +186,36 @@ def training_figure(history: pd.DataFrame):
     return figure
 
 
-def plot_settings(ax, table: pd.DataFrame, column: str, label: str):
-    """A row for each setting, sorted by the mean of `column`: a dot for each seed, a bar at the mean.
+def plot_settings(ax, table: pd.DataFrame, column: str, label: str, order: Sequence[str] = ()):
+    """A row for each setting: a dot for each seed and a bar at the mean of `column`.
 
-    table: columns setting, seed and `column`. Axes that share y are sorted by the first.
+    table: columns setting, seed and `column`. order: the settings from the top; without it they are sorted by the mean.
     """
+    import seaborn as sns  # a second of import that only some plots need
+
     means = table.groupby("setting", sort=False)[column].mean()
-    shared = [other for other in ax.get_shared_y_axes().get_siblings(ax) if other is not ax and other.lines]
-    order = [text.get_text() for text in shared[0].get_yticklabels()] if shared else list(means.sort_values().index)
-    for place, setting in enumerate(order):
-        values = table.loc[table["setting"] == setting, column]
-        ax.plot(values, [place] * len(values), "o", color=BLUE, alpha=0.6, markersize=6)
-        ax.plot([means[setting]] * 2, [place - 0.3, place + 0.3], "-", color=RED)
-    ax.set_yticks(range(len(order)), order)
-    ax.set_ylim(len(order) - 0.5, -0.5)
-    ax.set_xlabel(label)
+    order = list(order or means.sort_values().index)
+    common = {"data": table, "x": column, "y": "setting", "order": order, "ax": ax}
+    sns.stripplot(**common, color=BLUE, alpha=0.6, size=7, jitter=False, label="one training seed")
+    ax.set_yticks(range(len(order)), [literal(words(setting)) for setting in order])
+    ax.plot(means[order], range(len(order)), "|", color=RED, markersize=16, markeredgewidth=2, label="mean")
+    ax.set(xlabel=label, ylabel="", ylim=(len(order) - 0.5, -0.5))
+    handles, names = ax.get_legend_handles_labels()
+    unique = dict(zip(names, handles, strict=True))
+    if not ax.figure.legends:  # one legend for all axes of a figure
+        ax.figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncols=2)
+    if ax.get_legend():
+        ax.get_legend().remove()
     return ax
 
 
 def tsne(vectors, seed: int = 0) -> np.ndarray:
-    """t-SNE (van der Maaten and Hinton 2008) of unit vectors (N, D) by cosine: (N, 2). Needs N >= 4."""
+    """t-SNE (van der Maaten and Hinton 2008) of unit vectors (N, D) by cosine: (N, 2); NaN for fewer than four vectors."""
     from sklearn.manifold import TSNE  # a second of import that only this needs
 
     vectors = np.asarray(vectors, np.float32)
     if len(vectors) < 4:
-        raise ValueError(f"t-SNE of {len(vectors)} embeddings: at least 4 are needed")
+        return np.full((len(vectors), 2), np.nan)
     perplexity = min(30.0, (len(vectors) - 1) / 3)
     return TSNE(
         metric="cosine",
@@ -224,66 +225,55 @@ def tsne(vectors, seed: int = 0) -> np.ndarray:
     ).fit_transform(vectors)
 
 
-def plot_tsne(ax, points, labels, shapes=None, max_named: int = 15):
-    """Points (N, 2) of `tsne`, a colour per label; up to `max_named` labels are written there.
+def plot_tsne(ax, points, labels, title: str = ""):
+    """Points (N, 2) of `tsne`: a colour and a marker for each label, named in a legend below. "" is a label not known."""
+    import seaborn as sns  # a second of import that only some plots need
 
-    `shapes` (N,), such as session or pose, gives each of its values a marker and a legend.
-    """
-    points, labels = np.asarray(points), np.asarray(labels).astype(str)
-    shapes = np.full(len(labels), "") if shapes is None else np.asarray(shapes).astype(str)
-    names = np.unique(labels)
-    colours = plt.get_cmap("turbo")((0.05 + 0.618034 * np.arange(len(names))) % 1)  # neighbours far apart
-    for marker, shape in zip(cycle("osD^vP*X"), np.unique(shapes), strict=False):
-        chosen = shapes == shape
-        colour = colours[np.searchsorted(names, labels[chosen])]
-        ax.scatter(*points[chosen].T, c=colour, marker=marker, s=24, linewidths=0.4, edgecolors="white")
-        if shape:
-            ax.scatter([], [], c=GREY, marker=marker, s=24, label=literal(shape))
-    if len(names) <= max_named:
-        for name in names:
-            own = points[labels == name]
-            above = np.median(own[:, 0]), np.percentile(own[:, 1], 90)
-            ax.text(
-                *above,
-                literal(name),
-                ha="center",
-                va="bottom",
-                fontsize=9,
-                path_effects=[withStroke(linewidth=3, foreground="white")],
-            )
-    ax.set(xticks=[], yticks=[], xlabel=f"t-SNE of {len(labels)} images of {len(names)} people")
+    labels = np.array([literal(label) or "not known" for label in labels])
+    names = sorted(set(labels))
+    colours = COLOURS[: len(names)] if len(names) <= len(COLOURS) else sns.color_palette("husl", len(names))
+    markers = {name: MARKERS[k % len(MARKERS)] for k, name in enumerate(names)}
+    points = np.asarray(points, float)
+    how = {"hue": labels, "hue_order": names, "palette": list(colours), "style": labels, "markers": markers, "s": 34}
+    sns.scatterplot(x=points[:, 0], y=points[:, 1], ax=ax, **how)
+    ax.set(xticks=[], yticks=[], xlabel="", ylabel="", title=literal(title))
     ax.spines[["left", "bottom"]].set_visible(False)
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(loc="upper left", bbox_to_anchor=(0, 1.1), ncols=4)
+    if handles := ax.get_legend_handles_labels()[0]:
+        columns = min(len(names), max(1, 60 // (6 + max(map(len, names)))), 4)
+        ax.legend(handles, names, loc="upper center", bbox_to_anchor=(0.5, 0), ncols=columns, handletextpad=0.1)
+    if not np.isfinite(points).any():
+        ax.annotate(f"{len(labels)} pictures; t-SNE needs four", (0.5, 0.5), xycoords="axes fraction", ha="center")
     return ax
 
 
-def overview(rgb, depth, rocs: dict, table: pd.DataFrame, bands: dict | None = None, title: str = ""):
-    """One figure of a run: P pairs above, ROC of each system and a table below.
+def overview(rgb, depth, rocs: dict[str, Roc], table: pd.DataFrame, title: str = ""):
+    """One figure of a run: P pairs above, the ROC of each system and a table below.
 
-    rocs: {"rgb" | "depth" | "rgbd" | "fused": Roc}; bands: the same keys, as in plot_roc; table: texts,
-    small.
+    rgb: P pictures (H, W, 3); depth: P canonical maps (H, W). rocs: by the label of each system. table: texts, with a
+    column for the row's name first; it should be small.
     """
     figure = plt.figure(figsize=(10, 7.4))
-    above, below = figure.subfigures(2, 1, height_ratios=[2 * 10 / len(rgb) + 0.1, 7.3 - 20 / len(rgb)])
-    axes = above.subplots(2, len(rgb), gridspec_kw={"wspace": 0.02, "hspace": 0.02})
+    columns = max(1, len(rgb))
+    above, below = figure.subfigures(2, 1, height_ratios=[2 * 10 / max(5, columns) + 0.1, 7.3 - 20 / max(5, columns)])
+    axes = above.subplots(2, columns, gridspec_kw={"wspace": 0.02, "hspace": 0.02}, squeeze=False)
     for column in range(len(rgb)):
         show_rgb(axes[0, column], rgb[column])
         show_depth(axes[1, column], depth[column])
     for ax, name in zip(axes[:, 0], ("colour", "depth"), strict=True):
         ax.set_ylabel(name)
-    left, right = below.subplots(1, 2, gridspec_kw={"width_ratios": [1, 1]})
-    names = {"rgb": "RGB", "depth": "depth", "rgbd": "RGB-D", "fused": "RGB + depth, scores fused"}
-    for system, roc in rocs.items():
-        plot_roc(left, roc, names[system], system, (bands or {}).get(system))
+        if not len(rgb):
+            ax.set(xticks=[], yticks=[])
+    left, right = below.subplots(1, 2, gridspec_kw={"width_ratios": [1, 1.05]})
+    for system, (label, roc) in enumerate(rocs.items()):
+        plot_roc(left, roc, label, system)
     left.set_title("same person or not? people never seen in training")
     right.axis("off")
-    width = [0.31, *[0.69 / (table.shape[1] - 1)] * (table.shape[1] - 1)]
+    width = [0.3, *[0.7 / (table.shape[1] - 1)] * (table.shape[1] - 1)]
     look = {"loc": "center", "cellLoc": "center", "edges": "horizontal", "colWidths": width}
     drawn = right.table(table.to_numpy(), colLabels=list(table.columns), **look)
     drawn.auto_set_font_size(False)
-    drawn.set_fontsize(11)
-    drawn.scale(1, 1.9)
+    drawn.set_fontsize(10)
+    drawn.scale(1, min(1.9, 11 / len(table)))  # eight systems fill the height
     for cell in drawn.get_celld().values():
         cell.set_edgecolor("#BBBBBB")
     if title:

@@ -1,4 +1,4 @@
-"""Confidence intervals from drawing people again, never pairs."""
+"""Confidence intervals by the bootstrap over people: people are drawn again, never single pairs."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from .scores import Trials, require_same_trials
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its percentile bootstrap interval; low and high are NaN without a usable replicate."""
+    """A value and its percentile bootstrap interval; what cannot be measured is NaN, and `reason` says why."""
 
     value: float | np.ndarray
     low: float | np.ndarray
@@ -18,6 +18,7 @@ class Interval:
     level: float
     n_subjects: int
     n_replicates: int  # those that had both genuine and impostor trials
+    reason: str = ""
 
 
 def subject_bootstrap(
@@ -27,14 +28,16 @@ def subject_bootstrap(
 
     Trials share people, so drawing trials would make intervals several times too narrow. Here a person drawn
     w times weighs w in genuine trials, and persons drawn v and w times weigh v * w in the impostor trials
-    between them.
+    between them. Value and interval are NaN without genuine or without impostor trials; the interval is NaN for
+    fewer than three people, of whom all usable draws are alike.
 
     >>> subject_bootstrap(trials, lambda roc: roc.eer()[0])
     >>> subject_bootstrap(trials, lambda roc: roc.tar_at_far(1e-2))
     """
     (curve,) = curves_of(trials)
-    values = [statistic(curve.roc(weight)) for weight in _draws(trials, n_replicates, seed) if curve.usable(weight)]
-    return _interval(statistic(curve.roc()), values, curve.n_subjects, level)
+    draws = _draws(trials, n_replicates, seed)
+    values = [statistic(curve.roc(weight)) for weight in draws if curve.usable(weight)]
+    return _interval(statistic(curve.roc()), values, curve.n_subjects, level, least=3, reason=_one_kind(trials))
 
 
 def paired_bootstrap(
@@ -47,8 +50,9 @@ def paired_bootstrap(
 ) -> Interval:
     """The interval of statistic(second) - statistic(first): the same trials, people drawn alike for both.
 
-    A list holds the same trials scored by several networks, as of several training seeds; their mean statistic
-    counts. The difference is shown when the interval leaves out 0; intervals of the single systems may overlap even so.
+    A list holds the same trials scored by several networks, for example those of several training seeds; the mean of
+    their statistics counts. A difference is shown when its interval leaves out 0, even where the intervals of the
+    single systems overlap. NaN as in `subject_bootstrap`.
     """
     first, second = ([part] if isinstance(part, Trials) else list(part) for part in (first, second))
     require_same_trials(*first, *second)
@@ -60,35 +64,54 @@ def paired_bootstrap(
 
     usable = (weight for weight in _draws(first[0], n_replicates, seed) if curves[0].usable(weight))
     values = [difference(weight) for weight in usable]
-    return _interval(difference(), values, curves[0].n_subjects, level)
+    return _interval(difference(), values, curves[0].n_subjects, level, least=3, reason=_one_kind(first[0]))
 
 
 def mean_bootstrap(values, subjects, n_replicates: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
-    """The interval of a mean over probes, people drawn again: accuracy, or rank-1 (`ranks(...) == 1`).
+    """The interval of a mean over probes when people are drawn again: accuracy, or rank-1 (`ranks(...) == 1`).
 
     `values` (P,) numbers or bool, `subjects` (P,). For two systems on the same probes give the difference of
-    their values. The gallery stays as it is.
+    their values. The gallery stays as it is. Value and interval are NaN without probes; the interval is NaN for one
+    person.
     """
     values = flat(values, "values")
+    if not len(values):
+        return Interval(np.nan, np.nan, np.nan, level, 0, 0, "no probe")
     names, row = np.unique(np.asarray(subjects), return_inverse=True)
     total, count = np.bincount(row, values), np.bincount(row)  # (C,)
     weights = _multiplicities(len(names), n_replicates, seed)  # (R, C)
-    return _interval(float(values.mean()), (weights @ total) / (weights @ count), len(names), level)
+    return _interval(float(values.mean()), (weights @ total) / (weights @ count), len(names), level, least=2)
+
+
+def _one_kind(trials: Trials) -> str:
+    """Why no rate can be measured on `trials`; "" where there are genuine and impostor ones."""
+    genuine = int(trials.same.sum())
+    impostor = len(trials.same) - genuine
+    return "" if genuine and impostor else f"{genuine} genuine and {impostor} impostor comparisons; both are needed"
 
 
 def _draws(trials: Trials, n_replicates: int, seed: int):
-    n_subjects = max(side.max() for side in subject_numbers(trials)) + 1
+    n_subjects = max((int(side.max(initial=-1)) for side in subject_numbers(trials)), default=-1) + 1
     return _multiplicities(n_subjects, n_replicates, seed)
 
 
 def _multiplicities(n_subjects: int, n_replicates: int, seed: int) -> np.ndarray:
-    """(R, C) float: how often each of C subjects is drawn in each of R replicates."""
+    """(R, C) float: how often each of C subjects is drawn in each of R replicates; R is 0 where C is 0."""
+    if not n_subjects:
+        return np.empty((0, 0))
     rng = np.random.default_rng(seed)
     return rng.multinomial(n_subjects, np.full(n_subjects, 1 / n_subjects), n_replicates).astype(np.float64)
 
 
-def _interval(value, values, n_subjects: int, level: float) -> Interval:
+def _interval(value, values, n_subjects: int, level: float, least: int, reason: str = "") -> Interval:
+    """The interval of the replicates' `values`, where at least `least` people make it mean something."""
     values = np.asarray(values, float)
+    if not reason and n_subjects < least:
+        reason = f"{n_subjects} people; an interval needs {least}"
+    if reason or not len(values):
+        return Interval(
+            value, np.nan, np.nan, level, int(n_subjects), len(values), reason or "no usable draw of people"
+        )
     tail = 50 * (1 - level)
-    low, high = np.percentile(values, [tail, 100 - tail], axis=0) if len(values) else (np.nan, np.nan)
+    low, high = np.percentile(values, [tail, 100 - tail], axis=0)
     return Interval(value, low, high, level, int(n_subjects), len(values))

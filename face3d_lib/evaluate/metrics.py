@@ -1,19 +1,22 @@
-"""Rates from frozen scores: ROC, EER, TAR@FAR, CMC, open-set DIR@FAR, intervals over subjects. Pure numpy.
+"""Rates from scores: ROC, EER, TAR@FAR, CMC and open-set identification. Pure numpy.
 
-A trial is accepted iff score >= threshold, everywhere. FAR and FRR are counted over the comparisons given
-(ISO/IEC 19795-1 would say FMR and FNMR); `far_with_fta` and `frr_with_fta` add the images in which no face
-was found. A rate that the data cannot show is NaN, with the reason beside it. Thresholds are chosen on
-development people and applied to others: `threshold_at_far(development impostors)`, then `rates_at(test
-genuine, test impostors, threshold)`.
+A comparison is accepted exactly when its score is at least the threshold, everywhere. FAR and FRR are counted over
+the comparisons given (ISO/IEC 19795-1 calls these FMR and FNMR); `frr_with_fta` adds the pictures in which no face
+was found. A rate that the data cannot show is NaN, and a reason stands beside it wherever the result has room for
+one; scores that are NaN or infinite are errors. Thresholds are chosen on development people and applied to test
+people: `threshold_at_far(development impostors)`, then `rates_at(test genuine, test impostors, threshold)`.
 """
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
-from .scores import Trials, fuse_trials
+from .scores import FAILED, Trials, fuse_trials
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,6 @@ class OpenSetPoint:
     threshold: float
     n_known: int
     n_unknown: int
-    asked_far: float | None = None
     reason: str = ""
 
 
@@ -61,33 +63,33 @@ class Roc:
     def tar_at_far(self, far):
         """The highest TAR whose FAR is at most `far` (number or array); NaN where far < 1 / n_impostor."""
         far = np.asarray(far, float)
+        if not self.measurable:
+            return np.full(far.shape, np.nan)[()]
         last = np.searchsorted(self.far, far + 1e-12, side="right") - 1  # sums of weights carry rounding
         return np.where(far < 1 / self.n_impostor - 1e-12, np.nan, self.tar[last])[()]
 
+    @property
+    def measurable(self) -> bool:
+        """True when there are genuine and impostor comparisons; else every rate of the curve is NaN."""
+        return bool(self.n_genuine and self.n_impostor)
+
     def eer(self) -> tuple[float, float]:
-        """(FAR + FRR) / 2 where the two are nearest, and the threshold there (a score that occurs).
+        """The equal error rate, (FAR + FRR) / 2 where the two are nearest, and the threshold there (a score that occurs).
 
         Two thresholds can be equally near, one from each side; the larger mean is given, so that luck is not
-        reported.
+        reported. NaN and NaN where the curve is not measurable.
         """
+        if not self.measurable:
+            return np.nan, np.nan
         gap = np.abs(self.far - (1 - self.tar))[1:]
         mean = ((self.far + 1 - self.tar) / 2)[1:]
         nearest = np.flatnonzero(gap <= gap.min() + 1e-12)
         best = nearest[mean[nearest].argmax()]
         return float(mean[best]), float(self.threshold[1 + best])
 
-    def rates_at(self, threshold: float) -> tuple[float, float]:
-        """FAR and TAR at a threshold."""
-        at = np.searchsorted(-self.threshold, -threshold, side="right") - 1
-        return float(self.far[at]), float(self.tar[at])
-
-    def auc(self) -> float:
-        """Area under the curve: the chance that a genuine score beats an impostor score; ties count half."""
-        return float(np.trapezoid(self.tar, self.far))
-
 
 def roc(genuine, impostor) -> Roc:
-    """The ROC of flat arrays of scores. Raises ValueError where one is empty or not finite."""
+    """The ROC of flat arrays of scores; not measurable where one is empty. ValueError where a score is not finite."""
     genuine, impostor = flat(genuine, "genuine"), flat(impostor, "impostor")
     return Curve(np.concatenate([genuine, impostor]), np.arange(len(genuine) + len(impostor)) < len(genuine)).roc()
 
@@ -98,7 +100,7 @@ def eer(genuine, impostor) -> tuple[float, float]:
 
 
 def threshold_at_far(impostor, far: float) -> float:
-    """The lowest threshold that accepts at most the share `far` of impostors; NaN if far < 1 / their number.
+    """The lowest threshold that accepts at most the share `far` of impostors; NaN where far < 1 / their number.
 
     It lies just above an impostor score, so of tied scores all or none are accepted. `far` is read by its
     decimal text: .29 of 100 is 29.
@@ -111,23 +113,37 @@ def threshold_at_far(impostor, far: float) -> float:
 
 
 def threshold_at_far_or_above(impostor, far: float) -> tuple[float, str]:
-    """`threshold_at_far`, and where that cannot be measured the lowest threshold that accepts none, with the reason."""
+    """`threshold_at_far`; where `far` is below 1 / their number, the lowest threshold that accepts none, with the reason.
+
+    NaN with the reason where there are no scores at all: they say nothing about any threshold.
+    """
     threshold = threshold_at_far(impostor, far)
     if not np.isnan(threshold):
         return threshold, ""
-    highest = float(np.nextafter(np.max(impostor, initial=-1.0), np.inf))
-    return highest, _unreachable(far, len(impostor), "development scores") + "; none of them is accepted"
+    reason = _unreachable(far, len(impostor), "development scores")
+    if not len(impostor):
+        return np.nan, reason
+    return float(np.nextafter(np.max(impostor), np.inf)), f"{reason}; the threshold accepts none of them"
 
 
 def rates_at(genuine, impostor, threshold: float) -> OperatingPoint:
-    """Counts and rates at a threshold chosen elsewhere; a NaN threshold gives NaN rates and the reason."""
+    """Counts and rates at a threshold chosen elsewhere.
+
+    A NaN threshold gives NaN rates; no genuine comparison gives a NaN TAR, no impostor comparison a NaN FAR. The
+    reason is given each time.
+    """
     genuine, impostor = flat(genuine, "genuine"), flat(impostor, "impostor")
-    accepts, rejects = int((impostor >= threshold).sum()), int((genuine < threshold).sum())
+    counts = {"n_genuine": len(genuine), "n_impostor": len(impostor)}
     if np.isnan(threshold):
         reason = "no threshold: the FAR asked for cannot be measured on the development data"
-        return OperatingPoint(np.nan, np.nan, np.nan, 0, len(impostor), 0, len(genuine), reason=reason)
-    tar, far = float((genuine >= threshold).mean()), accepts / len(impostor)
-    return OperatingPoint(tar, far, float(threshold), accepts, len(impostor), rejects, len(genuine))
+        return OperatingPoint(np.nan, np.nan, np.nan, false_accepts=0, false_rejects=0, reason=reason, **counts)
+    accepts, rejects = int((impostor >= threshold).sum()), int((genuine < threshold).sum())
+    tar, far = _share(len(genuine) - rejects, len(genuine)), _share(accepts, len(impostor))
+    missing = [kind for kind, scores in (("genuine", genuine), ("impostor", impostor)) if not len(scores)]
+    reason = f"no {' and no '.join(missing)} comparison" if missing else ""
+    return OperatingPoint(
+        tar, far, float(threshold), false_accepts=accepts, false_rejects=rejects, reason=reason, **counts
+    )
 
 
 def tar_at_far(genuine, impostor, far: float) -> OperatingPoint:
@@ -136,11 +152,13 @@ def tar_at_far(genuine, impostor, far: float) -> OperatingPoint:
     NaN with a reason where far < 1 / n_impostor: one false accept would already be more than was asked for.
     """
     point = replace(rates_at(genuine, impostor, threshold_at_far(impostor, far)), asked_far=far)
-    return replace(point, reason=_unreachable(far, point.n_impostor, "impostor comparisons")) if point.reason else point
+    if not np.isnan(point.threshold):
+        return point
+    return replace(point, reason=_unreachable(far, point.n_impostor, "impostor comparisons"))
 
 
 def ranks(scores, probe_subjects, gallery_subjects) -> np.ndarray:
-    """(P,) int: at which rank each probe's own subject stands in the gallery, 1 = best. `scores` (P, G).
+    """(P,) int: the rank at which each probe's own subject stands in the gallery, 1 = best. `scores` (P, G).
 
     Ties count against the probe: whoever scores at least as high stands before it, so a constant score gives
     the last rank. Several templates of one subject count by their best score. Raises ValueError where a
@@ -150,7 +168,9 @@ def ranks(scores, probe_subjects, gallery_subjects) -> np.ndarray:
     own = np.searchsorted(names, np.asarray(probe_subjects))
     if len(scores) != len(own):
         raise ValueError(f"{len(own)} probe subjects for {len(scores)} rows of scores")
-    absent = names[np.minimum(own, len(names) - 1)] != np.asarray(probe_subjects)
+    if not len(own):
+        return np.empty(0, int)
+    absent = ~np.isin(np.asarray(probe_subjects), names)
     if absent.any():
         raise ValueError(
             f"{absent.sum()} probes show nobody enrolled, the first: {np.asarray(probe_subjects)[absent][0]}"
@@ -161,16 +181,13 @@ def ranks(scores, probe_subjects, gallery_subjects) -> np.ndarray:
 def cmc(scores, probe_subjects, gallery_subjects, n_ranks: int | None = None) -> np.ndarray:
     """Cumulative match characteristic: (n_ranks,) share of probes whose own subject is among the best k.
 
-    `scores` (P, G), closed set: everybody is enrolled. `n_ranks` None gives all; ties as in `ranks`.
+    `scores` (P, G), closed set: everybody is enrolled. `n_ranks` None gives all; ties as in `ranks`; NaN without probes.
     """
     rank = ranks(scores, probe_subjects, gallery_subjects)
     n_ranks = len(set(np.asarray(gallery_subjects).tolist())) if n_ranks is None else n_ranks
+    if not len(rank):
+        return np.full(n_ranks, np.nan)
     return (rank[:, None] <= np.arange(1, n_ranks + 1)).mean(axis=0)
-
-
-def rank1(scores, probe_subjects, gallery_subjects) -> float:
-    """The share of probes whose own subject, alone, scores highest."""
-    return float((ranks(scores, probe_subjects, gallery_subjects) == 1).mean())
 
 
 def leave_one_out_rank1(vectors, subjects, probes=None, adapt=None) -> np.ndarray:
@@ -197,47 +214,40 @@ def leave_one_out_rank1(vectors, subjects, probes=None, adapt=None) -> np.ndarra
 
 
 def dir_at(scores, probe_subjects, gallery_subjects, unknown_scores, threshold: float, rank: int = 1) -> OpenSetPoint:
-    """Open-set rates at a threshold chosen elsewhere: `scores` (P, G) known, `unknown_scores` (U, G) probes.
+    """Open-set rates at a threshold chosen elsewhere: `scores` (P, G) of known, `unknown_scores` (U, G) of unknown probes.
 
-    DIR: share of known probes whose own subject stands at `rank` or better and scores >= threshold. FAR:
-    share of unknown probes whose best score is >= threshold. (Phillips, Grother, Micheals, "Evaluation
-    methods in face recognition", in Handbook of Face Recognition, 2nd ed. 2011, ch. 21.)
+    DIR is the share of known probes whose own subject stands at `rank` or better and scores >= threshold; FAR is the
+    share of unknown probes whose best score is >= threshold (Phillips, Grother and Micheals, "Evaluation methods in
+    face recognition", in Handbook of Face Recognition, 2nd ed. 2011, ch. 21). NaN with the reason where there is no
+    threshold, and for the rate of which there are no probes.
     """
     known, names = _per_subject(scores, gallery_subjects)
-    alarm = _finite(unknown_scores, "unknown scores").max(axis=1)
-    own = known[np.arange(len(known)), np.searchsorted(names, np.asarray(probe_subjects))]
-    right = ranks(scores, probe_subjects, gallery_subjects) <= rank
+    alarm = _finite(unknown_scores, "unknown scores").max(axis=1, initial=FAILED)
+    counts = {"n_known": len(known), "n_unknown": len(alarm)}
     if np.isnan(threshold):
-        return OpenSetPoint(
-            np.nan,
-            np.nan,
-            np.nan,
-            len(known),
-            len(alarm),
-            reason="no threshold: the FAR asked for cannot be measured",
-        )
-    rate = float((right & (own >= threshold)).mean())
-    return OpenSetPoint(rate, float((alarm >= threshold).mean()), float(threshold), len(known), len(alarm))
+        reason = "no threshold: the FAR asked for cannot be measured on the development data"
+        return OpenSetPoint(np.nan, np.nan, np.nan, reason=reason, **counts)
+    own = known[np.arange(len(known)), np.searchsorted(names, np.asarray(probe_subjects))]
+    right = (ranks(scores, probe_subjects, gallery_subjects) <= rank) & (own >= threshold)
+    rate, far = _share(int(right.sum()), len(known)), _share(int((alarm >= threshold).sum()), len(alarm))
+    missing = [kind for kind, found in (("known", known), ("unknown", alarm)) if not len(found)]
+    reason = f"no {' and no '.join(missing)} probe" if missing else ""
+    return OpenSetPoint(rate, far, float(threshold), reason=reason, **counts)
 
 
-def dir_at_far(scores, probe_subjects, gallery_subjects, unknown_scores, far: float, rank: int = 1) -> OpenSetPoint:
-    """DIR at the lowest threshold that takes at most `far` of these unknown probes for somebody enrolled."""
-    threshold = threshold_at_far(_finite(unknown_scores, "unknown scores").max(axis=1), far)
-    point = replace(dir_at(scores, probe_subjects, gallery_subjects, unknown_scores, threshold, rank), asked_far=far)
-    return replace(point, reason=_unreachable(far, point.n_unknown, "unknown probes")) if point.reason else point
+def nearest_share(scores, labels) -> tuple[float, float]:
+    """The share of pictures whose most similar other picture has the same label, and the share expected by chance.
 
-
-def accuracy(predicted, true) -> float:
-    """The share of labels predicted rightly; both (N,), nothing left out."""
-    predicted, true = np.asarray(predicted), np.asarray(true)
-    if predicted.shape != true.shape or predicted.ndim != 1 or not len(true):
-        raise ValueError(f"predicted {predicted.shape} and true {true.shape} must be one length, not empty")
-    return float((predicted == true).mean())
-
-
-def far_with_fta(fmr: float, fta: float) -> float:
-    """FMR * (1 - FTA): who is not acquired is not accepted (ISO/IEC 19795-1, one attempt)."""
-    return fmr * (1 - fta)
+    `scores` (N, N) of each with each, `labels` (N,), such as person, session or pose. Chance is what a neighbour
+    drawn at random would give. NaN and NaN for fewer than two pictures.
+    """
+    scores, labels = np.array(scores, np.float64), np.asarray(labels)
+    if len(labels) < 2:
+        return np.nan, np.nan
+    np.fill_diagonal(scores, -np.inf)
+    same = labels[:, None] == labels
+    chance = (same.sum(axis=1) - 1).mean() / (len(labels) - 1)
+    return float((labels[scores.argmax(axis=1)] == labels).mean()), float(chance)
 
 
 def frr_with_fta(fnmr: float, fta: float) -> float:
@@ -254,23 +264,13 @@ def wilson(count: int, n: int, z: float = 1.96) -> tuple[float, float]:
     return (0.0 if count == 0 else float(centre - half)), (1.0 if count == n else float(centre + half))
 
 
-def rule_of_three(n: int) -> float:
-    """The upper 95 % bound of a rate after no error in n independent trials: 3 / n, at most 1."""
-    return min(1.0, 3 / n)
-
-
-def caution(errors: int, n: int) -> str:
-    """What to say beside a rate of errors / n; nothing from 30 errors on (Doddington's rule of 30)."""
-    if errors == 0:
-        return f"no error in {n} trials: a rate below {rule_of_three(n):.2g} (rule of 3; for independent trials)"
-    return "" if errors >= 30 else f"{errors} errors in {n} trials: fewer than 30, a rough figure (rule of 30)"
-
-
-def failure_rates(status, group) -> pd.DataFrame:
+def failure_rates(status, group) -> "pd.DataFrame":
     """Failure to acquire: columns group, n, failed, rate, low, high (Wilson 95 %), and a last row "all".
 
     `status` (N,) is "ok" or why not, `group` (N,) any label, such as a column of conditions.
     """
+    import pandas as pd  # here, because naming a face needs the rest of this file and not pandas
+
     frame = pd.DataFrame({"group": np.asarray(group).astype(str), "failed": np.asarray(status) != "ok"})
     table = frame.groupby("group")["failed"].agg(n="size", failed="sum").reset_index()
     table.loc[len(table)] = ["all", len(frame), int(frame["failed"].sum())]
@@ -282,8 +282,11 @@ def failure_rates(status, group) -> pd.DataFrame:
 def best_weight(first: Trials, second: Trials, n_steps: int = 101) -> float:
     """The w in [0, 1] for which w * first + (1 - w) * second has the lowest EER; for development trials.
 
-    Of equally good weights the middle one is taken, the furthest from where it gets worse.
+    Of equally good weights the middle one is taken, the furthest from where it gets worse. Where the development
+    trials show no EER, both systems count alike: 0.5.
     """
+    if first.same.all() or not first.same.any():
+        return 0.5
     weights = np.linspace(0, 1, n_steps)
     fused = [fuse_trials([first, second], [weight, 1 - weight]) for weight in weights]
     rates = np.array([eer(trials.genuine, trials.impostor)[0] for trials in fused])
@@ -292,7 +295,7 @@ def best_weight(first: Trials, second: Trials, n_steps: int = 101) -> float:
 
 
 class Curve:
-    """Scores sorted once, so that each replicate of a bootstrap costs two counts and two sums."""
+    """Scores that are sorted once, so that each replicate of a bootstrap costs two counts and two sums."""
 
     def __init__(self, score, same, subject_a=None, subject_b=None):
         distinct, place = np.unique(score, return_inverse=True)
@@ -305,13 +308,16 @@ class Curve:
             self.n_subjects = len(np.unique(np.concatenate([subject_a, subject_b])))
 
     def weigh(self, weight):
+        """The weights of the genuine and of the impostor comparisons when people are drawn `weight` (C,) times."""
         left, right = self.impostor_subjects
         return weight[self.genuine_subject], weight[left] * weight[right]
 
     def usable(self, weight) -> bool:
+        """True when people drawn `weight` (C,) times still make genuine and impostor comparisons."""
         return all(part.any() for part in self.weigh(weight))
 
     def roc(self, weight=None) -> Roc:
+        """The curve, with people drawn `weight` (C,) times each where that is given."""
         genuine, impostor = (None, None) if weight is None else self.weigh(weight)
         return Roc(
             self.threshold,
@@ -322,16 +328,16 @@ class Curve:
         )
 
     def _share(self, place, weight):
-        """Share of the weight at or above each threshold, (K,)."""
+        """Share of the weight at or above each threshold, (K,); NaN where nothing is weighed."""
+        if not len(place):
+            return np.full(len(self.threshold), np.nan)
         passed = np.cumsum(np.bincount(place, weight, minlength=len(self.threshold) - 1))
         return np.concatenate([[0.0], passed / passed[-1]])
 
 
-def curves_of(*systems) -> list[Curve]:
-    first = systems[0]
-    subject_a, subject_b = subject_numbers(first)
-    if first.same.all() or not first.same.any():
-        raise ValueError(f"{first.same.sum()} genuine and {(~first.same).sum()} impostor trials: both are needed")
+def curves_of(*systems: Trials) -> list[Curve]:
+    """A curve per system; all of them made the same trials."""
+    subject_a, subject_b = subject_numbers(systems[0])
     return [Curve(trials.score, trials.same, subject_a, subject_b) for trials in systems]
 
 
@@ -342,6 +348,7 @@ def subject_numbers(trials: Trials):
 
 
 def flat(values, name: str) -> np.ndarray:
+    """`values` as a flat float64 array, which may be empty. ValueError where it is not flat or not finite."""
     values = _finite(values, name)
     if values.ndim != 1:
         raise ValueError(f"{name}: a flat array is needed, got shape {values.shape}")
@@ -350,7 +357,7 @@ def flat(values, name: str) -> np.ndarray:
 
 def _finite(values, name: str) -> np.ndarray:
     values = np.asarray(values, np.float64)
-    if not values.size or not np.isfinite(values).all():
+    if not np.isfinite(values).all():
         bad = values.size - np.isfinite(values).sum()
         raise ValueError(f"{name}: {values.size} scores, {bad} of them NaN or infinite; a failure scores -1, never NaN")
     return values
@@ -361,10 +368,19 @@ def _per_subject(scores, gallery_subjects):
     scores, subjects = _finite(scores, "scores"), np.asarray(gallery_subjects)
     if scores.ndim != 2 or scores.shape[1] != len(subjects):
         raise ValueError(f"scores {scores.shape} must be (probes, gallery) with a gallery of {len(subjects)}")
+    if not len(subjects):
+        return scores, subjects
     order = np.argsort(subjects, kind="stable")
     names, start = np.unique(subjects[order], return_index=True)
     return np.maximum.reduceat(scores[:, order], start, axis=1), names
 
 
 def _unreachable(far: float, n: int, what: str) -> str:
-    return f"FAR {far:g} cannot be measured with {n} {what}: one is already {1 / n:.2g}"
+    """Why a FAR below 1 / n cannot be measured."""
+    if not n:
+        return f"FAR {far:g} cannot be measured: there are no {what}"
+    return f"FAR {far:g} cannot be measured with {n} {what}: one of them is already {1 / n:.2g}"
+
+
+def _share(count: int, n: int) -> float:
+    return count / n if n else np.nan

@@ -97,14 +97,15 @@ def plot_pairs_grid(rgb, depth, normals=None, titles=None):
 def plot_match(axes, probe_rgb, match_rgb, match, true_name: str = ""):
     """A probe on axes[0]; on axes[1] the best candidate: `match` of Gallery.identify and that one's picture.
 
-    The frame is blue where the probe was accepted and red where it stays unknown.
+    The frame is blue where the probe was accepted and red where it was not. match_rgb is None where nobody is enrolled.
     """
-    colour = BLUE if match.known else RED
     show_rgb(axes[0], probe_rgb, f"probe{': ' + _short(true_name) if true_name else ''}")
-    best = match.candidates[0][0] if match.candidates else "nobody enrolled"
-    verdict = _short(best) if match.known else f"unknown (best: {_short(best)})"
-    relation = "≥" if match.known else "<"
-    show_rgb(axes[1], match_rgb, f"{verdict}\n{match.score:.3f} {relation} {match.threshold:.3f}")
+    best = _short(match.candidates[0][0]) if match.candidates else "nobody is enrolled"
+    title, relation, colour = (best, "≥", BLUE) if match.known else (f"not accepted\nbest: {best}", "<", RED)
+    title += "\n" if match.known else ", "
+    title += f"{match.score:.3f} {relation} {match.threshold:.3f}"
+    blank = np.full((8, 8, 3), 255, np.uint8)
+    show_rgb(axes[1], blank if match_rgb is None else match_rgb, title)
     axes[1].title.set_color(colour)
     for spine in axes[1].spines.values():
         spine.set(visible=True, color=colour, linewidth=4)

@@ -54,30 +54,30 @@ def test_roc_is_read_as_tar_at_far():
 
 def test_roc_holds_many_systems_and_one_chance_line():
     ax = plt.figure().subplots()
-    for roc, label, system in zip(two_systems(), ("RGB", "depth"), ("rgb", "depth"), strict=True):
-        figures.plot_roc(ax, roc, label, system, band=([0.01, 0.1], [0.1, 0.2], [0.3, 0.4]))
-    assert [line.get_label() for line in ax.lines] == ["chance", "RGB", "depth"]
-    assert len({(line.get_color(), line.get_linestyle()) for line in ax.lines}) == 3
-    assert len(ax.collections) == 2
+    for system, (roc, label) in enumerate(zip(two_systems(), ("RGB", "depth"), strict=True)):
+        figures.plot_roc(ax, roc, label, system)
+    figures.plot_roc(ax, metrics.roc([], [0.1]), "nobody", 2)
+    labels = ["chance", "RGB", "depth", "nobody (not measurable)"]
+    assert [line.get_label() for line in ax.lines] == labels
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == labels
+    assert len({(line.get_color(), line.get_linestyle()) for line in ax.lines}) == 4
 
 
-def test_det_marks_the_eer_on_the_diagonal():
-    roc = two_systems()[0]
-    ax = figures.plot_det(plt.figure().subplots(), roc, "RGB")
-    (mark,) = [line for line in ax.lines if line.get_marker() == "o"]
-    (x,), (y,) = mark.get_data()
-    assert x == y
-    assert f"EER {roc.eer()[0]:.1%}" in ax.lines[1].get_label()
+def test_many_systems_can_be_told_apart_and_any_eight_neighbours_in_grey():
+    styles = [figures.style(number) for number in range(72)]
+    assert len({str(style) for style in styles}) == 72
+    for first in range(60):
+        assert len({str(style["linestyle"]) for style in styles[first : first + 8]}) == 8
+    assert styles[0]["color"] == pictures.BLUE
 
 
 def test_perfect_and_hopeless_scores_can_be_drawn():
-    for genuine, impostor in (([1.0, 0.9], [0.0, 0.1]), ([0.0], [1.0]), ([0.5], [0.5])):
+    for genuine, impostor in (([1.0, 0.9], [0.0, 0.1]), ([0.0], [1.0]), ([0.5], [0.5]), ([], [0.5]), ([], [])):
         roc = metrics.roc(genuine, impostor)
-        figure = plt.figure(figsize=(14, 5))
-        first, second, third = figure.subplots(1, 3)
+        figure = plt.figure(figsize=(10, 5))
+        first, second = figure.subplots(1, 2)
         figures.plot_roc(first, roc, "RGB")
-        figures.plot_det(second, roc, "RGB")
-        figures.plot_score_histogram(third, genuine, impostor, np.nan)
+        figures.plot_score_histogram(second, genuine, impostor, np.nan)
         figure.canvas.draw()
 
 
@@ -86,12 +86,13 @@ def test_cmc_draws_the_rates():
     ax = figures.plot_cmc(plt.figure().subplots(), rates, "RGB", n_ranks=3)
     np.testing.assert_array_equal(ax.lines[1].get_data(), [[1, 2, 3], [0.5, 0.75, 1]])
     np.testing.assert_array_equal(ax.lines[0].get_ydata(), [0.25, 0.5, 0.75])  # chance: k / G
+    figures.plot_cmc(ax, np.array([]), "nobody is enrolled", 1).figure.canvas.draw()
 
 
 def test_histogram_tells_counts_and_threshold():
     ax = figures.plot_score_histogram(plt.figure().subplots(), [0.5, 0.9], [0.1] * 1234, 0.3)
     texts = [text.get_text() for text in [*ax.get_legend().get_texts(), *ax.texts]]
-    assert texts == ["impostor, 1,234 trials", "genuine, 2 trials", "threshold 0.300"]
+    assert texts == ["genuine, 2 scores", "impostor, 1,234 scores", "threshold 0.300"]
 
 
 def test_failure_bars_have_counts():
@@ -142,19 +143,35 @@ def test_tsne_keeps_people_together_and_repeats_itself():
     np.testing.assert_array_equal(points, figures.tsne(vectors))
     distance = np.linalg.norm(points[:, None] - points[None], axis=2) + np.diag(np.full(36, np.inf))
     assert (people[distance.argmin(axis=1)] == people).all()
-    ax = figures.plot_tsne(plt.figure().subplots(), points, people, np.tile(["s1", "s2"], 18))
-    assert [text.get_text() for text in ax.texts] == ["0", "1", "2"]
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["s1", "s2"]
-    assert sum(len(group.get_offsets()) for group in ax.collections) == 36
-    with pytest.raises(ValueError, match="at least 4"):
-        figures.tsne(vectors[:3])
+    assert np.isnan(figures.tsne(vectors[:3])).all()
     assert figures.tsne(vectors[:4]).shape == (4, 2)
 
 
-def test_more_markers_than_there_are_drop_no_point():
-    points, labels = np.random.default_rng(0).normal(size=(20, 2)), np.arange(20) % 4
-    ax = figures.plot_tsne(plt.figure().subplots(), points, labels, np.arange(20))
-    assert sum(len(group.get_offsets()) for group in ax.collections) == 20
+def test_tsne_names_its_colours_in_a_legend_and_nowhere_else():
+    points, session = np.random.default_rng(0).normal(size=(36, 2)), np.tile(["first", "second", ""], 12)
+    ax = figures.plot_tsne(plt.figure().subplots(), points, session, "by session")
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["first", "not known", "second"]
+    assert [text.get_text() for text in ax.texts] == []
+    assert sum(len(group.get_offsets()) for group in ax.collections) == 36
+    many = figures.plot_tsne(plt.figure().subplots(), points, np.arange(36))  # more labels than markers or colours
+    assert sum(len(group.get_offsets()) for group in many.collections) == 36
+    few = figures.plot_tsne(plt.figure().subplots(), np.full((3, 2), np.nan), ["a", "a", "b"])
+    assert [text.get_text() for text in few.texts] == ["3 pictures; t-SNE needs four"]
+    few.figure.canvas.draw()
+
+
+def test_settings_are_rows_in_words_with_a_dot_for_each_seed():
+    table = pd.DataFrame({"setting": ["rgb", "rgb", "rgbd parallel"], "seed": [0, 1, 0], "eer": [0.2, 0.3, 0.1]})
+    figure = plt.figure()
+    first, second = figure.subplots(1, 2, sharey=True)
+    figures.plot_settings(first, table, "eer", "EER")
+    assert [text.get_text() for text in first.get_yticklabels()] == ["RGB-D, parallel branches", "RGB"]
+    assert sorted(x for group in first.collections for x, _ in group.get_offsets()) == [0.1, 0.2, 0.3]
+    (mean,) = [line for line in first.lines if len(line.get_xdata()) == 2]
+    np.testing.assert_allclose(mean.get_xdata(), [0.1, 0.25])
+    figures.plot_settings(second, table.assign(eer=np.nan), "eer", "EER", ["rgb", "rgbd parallel"])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["one training seed", "mean"]
+    figure.canvas.draw()
 
 
 def test_holes_are_grey_and_near_is_bright():
@@ -189,7 +206,7 @@ def test_match_says_who_and_why(known):
     match = SimpleNamespace(known=known, score=0.5, threshold=0.4 if known else 0.6, candidates=(("p0003", 0.5),))
     axes = pictures.plot_match(plt.figure().subplots(1, 2), *rgb, match, true_name="p0003")
     assert axes[0].get_title() == "probe: p0003"
-    verdict = "p0003\n0.500 ≥ 0.400" if known else "unknown (best: p0003)\n0.500 < 0.600"
+    verdict = "p0003\n0.500 ≥ 0.400" if known else "not accepted\nbest: p0003, 0.500 < 0.600"
     assert axes[1].get_title() == verdict
 
 
@@ -201,13 +218,13 @@ def test_names_are_not_read_as_formulas():
     axes[0].figure.canvas.draw()
     pictures.plot_pairs_grid(rgb, depth, titles=["$x_{$", "$\\frac$"]).canvas.draw()
     points = np.random.default_rng(0).normal(size=(4, 2))
-    figures.plot_tsne(plt.figure().subplots(), points, ["$\\x$"] * 4, ["$\\y$"] * 4).figure.canvas.draw()
+    figures.plot_tsne(plt.figure().subplots(), points, ["$\\x$"] * 4, "$\\y_{$").figure.canvas.draw()
 
 
 def test_overview_of_a_run(tmp_path):
     rgb, depth = noise_pairs(6)
     table = pd.DataFrame({"": ["EER"], "RGB": ["8 %"], "depth": ["9 %"]})
-    figure = figures.overview(rgb, depth, dict(zip(("rgb", "depth"), two_systems(), strict=True)), table, title="run")
+    figure = figures.overview(rgb, depth, dict(zip(("RGB", "depth"), two_systems(), strict=True)), table, title="run")
     pictures.save_figure(figure, tmp_path, "overview", {})
     path = tmp_path / "overview.png"
     assert path.stat().st_size <= 300_000  # noise: the worst case for PNG

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -13,20 +12,12 @@ import pytest
 from face3d_lib.base import atomic
 from face3d_lib.base.errors import UserError
 from face3d_lib.base.paths import ROOT
+from face3d_lib.evaluate.embed import Embeddings
 from face3d_lib.serve import gallery as gallery_module
-from face3d_lib.serve.gallery import Gallery, forget, open_gallery
+from face3d_lib.serve.gallery import Gallery, enrol_everybody, forget, open_gallery
 
 MODEL = "a" * 64
 NAMES = ["Ann", "Zoë, the 2nd", "=1+1\n../x", "名前", "\udcff", "unknown"]
-
-
-@dataclass(frozen=True)
-class Some:
-    """A stand-in for embed.Embeddings."""
-
-    pair_ids: np.ndarray
-    subject_ids: np.ndarray
-    vectors: np.ndarray
 
 
 def unit(seed, n, size=32):
@@ -39,9 +30,9 @@ def enrolled(names=NAMES, threshold=0.5):
     base = unit(0, len(names))
     near = base + 0.1 * unit(1, len(names))
     near /= np.linalg.norm(near, axis=1, keepdims=True)
-    ids = np.arange(2 * len(names)).astype(str)
-    embeddings = Some(ids, np.array([*names, *names]), np.concatenate([base, near]))
-    return Gallery.enrol(embeddings, MODEL, threshold, 0.01)
+    ids = np.array([f"{name}/picture {k}" for k in range(2) for name in names])
+    embeddings = Embeddings(ids, np.array([*names, *names]), np.concatenate([base, near]))
+    return Gallery.enrol(embeddings, MODEL, threshold, 0.01, "rgb/30_train_softmax", "chosen by hand")
 
 
 def template_of(gallery, name):
@@ -53,7 +44,7 @@ def files(folder):
 
 
 def test_enrol_makes_one_template_per_person():
-    embeddings = Some(np.array(list("xyz")), np.array(["b", "a", "a"]), np.eye(3, dtype=np.float32))
+    embeddings = Embeddings(np.array(list("xyz")), np.array(["b", "a", "a"]), np.eye(3, dtype=np.float32))
     gallery = Gallery.enrol(embeddings, MODEL, 0.5, 0.01)
     assert gallery.names == ("a", "b")
     np.testing.assert_allclose(gallery.templates, [[0, 0.5**0.5, 0.5**0.5], [1, 0, 0]], atol=1e-7)
@@ -70,17 +61,19 @@ def test_identify_names_the_best_with_the_runners_up():
     assert scores == sorted(scores, reverse=True)
 
 
-def test_stranger_is_unknown_and_the_best_candidate_is_still_told():
+def test_stranger_gets_no_name_and_the_best_candidate_is_still_told():
     gallery = enrolled()
     match = gallery.identify(unit(7, 1)[0])
-    assert (match.name, match.known) == ("unknown", False)
+    assert (match.name, match.known) == (None, False)
     assert match.candidates[0][1] == match.score < 0.5
 
 
-def test_a_person_called_unknown_is_known():
+def test_a_person_called_unknown_is_a_person():
+    """Who is accepted is called "unknown", and nobody who is turned away is."""
     gallery = enrolled()
     match = gallery.identify(template_of(gallery, "unknown"))
     assert (match.name, match.known) == ("unknown", True)
+    assert gallery.identify(unit(7, 1)[0]).name != "unknown"
 
 
 def test_accepted_at_the_threshold_exactly():
@@ -97,7 +90,7 @@ def test_what_is_no_template_is_not_enrolled(bad):
     vectors[1] *= bad
     names = np.array(["a", "b", "c"])
     with pytest.raises(UserError):
-        Gallery.enrol(Some(names, names, vectors), MODEL, 0.5, 0.01)
+        Gallery.enrol(Embeddings(names, names, vectors), MODEL, 0.5, 0.01)
     with pytest.raises(UserError):
         Gallery(tuple(names), vectors, MODEL, 0.5, 0.01)
 
@@ -142,6 +135,9 @@ def test_save_and_load_give_the_same_gallery(tmp_path):
     assert again.names == gallery.names
     np.testing.assert_array_equal(again.templates, gallery.templates)
     assert (again.model_id, again.threshold, again.development_far) == (MODEL, 0.1 + 0.2, 0.01)
+    assert (again.model, again.note) == ("rgb/30_train_softmax", "chosen by hand")
+    assert again.references == gallery.references
+    assert [again.reference(name) for name in again.names] == [f"{name}/picture 0" for name in again.names]
     assert sorted(path.suffix for path in (tmp_path / "gallery").iterdir()) == [".json", ".safetensors"]
 
 
@@ -151,7 +147,7 @@ def test_empty_gallery_knows_nobody(tmp_path):
     alone.save(tmp_path / "g")
     forget(tmp_path / "g", "Ann")
     match = Gallery.load(tmp_path / "g", MODEL).identify(probe)
-    assert (match.name, match.known, match.score, match.candidates) == ("unknown", False, -1, ())
+    assert (match.name, match.known, match.score, match.candidates) == (None, False, -1, ())
 
 
 def test_another_model_is_refused(tmp_path):
@@ -197,7 +193,7 @@ def test_templates_broken_with_a_right_hash_are_refused_on_load(tmp_path, monkey
 def test_any_json_is_refused_with_one_line(tmp_path, text):
     enrolled().save(tmp_path / "g")
     (tmp_path / "g" / "gallery.json").write_text(text)
-    with pytest.raises(UserError, match=r"gallery\.json: the gallery is damaged"):
+    with pytest.raises(UserError, match=r"gallery\.json: the gallery cannot be used"):
         Gallery.load(tmp_path / "g", MODEL)
 
 
@@ -221,15 +217,14 @@ def test_forgotten_leaves_no_byte(tmp_path, name):
     gallery = enrolled()
     gallery.save(folder)
     template = template_of(gallery, name).tobytes()
-    traces = [template, template[:16], json.dumps(name)[1:-1].encode()]
+    traces = [template, template[:16], json.dumps(name)[1:-1].encode(), json.dumps(f"{name}/picture 0").encode()]
     before = b"".join(files(folder).values())
     assert all(trace in before for trace in traces)
     (folder / ".new-left-by-a-kill").write_bytes(template)
     (folder / "templates-0000000000000000.safetensors").write_bytes(template)
     forget(folder, name)
     after = b"".join(files(folder).values())
-    present = [trace for trace in traces[: 2 if name == "unknown" else 3] if trace in after]
-    assert not present
+    assert [trace for trace in traces if trace in after] == []
     assert len(files(folder)) == 2
     again = Gallery.load(folder, MODEL)
     assert again.names == tuple(other for other in gallery.names if other != name)
@@ -260,10 +255,10 @@ def test_killed_while_forgetting(tmp_path, monkeypatch, step):
             raise KeyboardInterrupt
         real(path, data)
 
-    def dies_sweeping(folder, current):
+    def dies_sweeping(folder):
         if step == "sweep" and len(calls) == 2:
             raise KeyboardInterrupt
-        real_sweep(folder, current)
+        real_sweep(folder)
 
     real_sweep = gallery_module._sweep
     monkeypatch.setattr("face3d_lib.serve.gallery.write_bytes", dies)
@@ -276,6 +271,116 @@ def test_killed_while_forgetting(tmp_path, monkeypatch, step):
     forgotten = template not in b"".join(files(folder).values())
     assert forgotten == ("Ann" not in again.names) == (step == "sweep")
     np.testing.assert_array_equal(again.templates[-1], gallery.templates[-1])
+
+
+@pytest.mark.parametrize("step", ["first write", "second write", "sweep"])
+def test_the_same_command_again_finishes_what_a_kill_interrupted(tmp_path, monkeypatch, step):
+    folder = tmp_path / "g"
+    gallery = enrolled()
+    gallery.save(folder)
+    traces = [template_of(gallery, "Ann").tobytes(), b"Ann"]
+    with monkeypatch.context() as patch:
+        calls = []
+
+        def dies(path, data):
+            calls.append(path)
+            if len(calls) == {"first write": 1, "second write": 2}.get(step):
+                raise KeyboardInterrupt
+            atomic.write_bytes(path, data)
+
+        def dies_sweeping(folder):
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+
+        patch.setattr("face3d_lib.serve.gallery.write_bytes", dies)
+        patch.setattr("face3d_lib.serve.gallery._sweep", dies_sweeping)
+        with pytest.raises(KeyboardInterrupt):
+            forget(folder, "Ann")
+    if step == "sweep":  # it had happened already, and the retry removes what was left of it
+        with pytest.raises(UserError, match="nobody is called"):
+            forget(folder, "Ann")
+    else:
+        assert forget(folder, "Ann") == "Ann"
+    left = b"".join(files(folder).values())
+    assert [trace for trace in traces if trace in left] == []
+    assert len(files(folder)) == 2
+
+
+def test_a_name_is_found_in_either_unicode_form(tmp_path):
+    composed, split = "Jos\u00e9", "Jose\u0301"
+    for stored, typed in ((composed, split), (split, composed)):
+        enrolled([stored, "Ann"]).save(tmp_path / "g")
+        assert forget(tmp_path / "g", typed) == stored
+        assert open_gallery(tmp_path / "g").names == ("Ann",)
+    both = enrolled([composed, split])
+    assert both.find(split) == split  # the same text comes first
+    three = enrolled(["\u00e9\u0323", "e\u0301\u0323", "Ann"])
+    with pytest.raises(UserError, match="may be"):
+        three.find("\u1eb9\u0301")  # two people, each in another form than the one that was typed
+
+
+def test_a_name_that_nobody_has_brings_the_nearest_names():
+    with pytest.raises(UserError, match="nearest names are Ann"):
+        enrolled(["Ann", "Bob"]).find("Anna")
+
+
+def test_a_gallery_of_an_older_format_says_how_to_make_it_again(tmp_path):
+    enrolled().save(tmp_path / "g")
+    body = json.loads((tmp_path / "g" / "gallery.json").read_text())
+    body["format"] = "face3d gallery 1"
+    del body["sha256"]
+    body["sha256"] = gallery_module._digest(body)
+    (tmp_path / "g" / "gallery.json").write_text(json.dumps(body))
+    with pytest.raises(UserError, match="50_predict_identity"):
+        open_gallery(tmp_path / "g")
+
+
+def everybody(n=12, size=32):
+    """Two pictures of each of n people; the last three people are development people."""
+    base, noise = unit(0, n, size), unit(1, n, size)
+    vectors = np.concatenate([base, base + 0.4 * noise])
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    names = np.array([f"p{k:02d}" for k in range(n)] * 2)
+    ids = np.array([f"{name}/{k}" for k in range(2) for name in names[:n]])
+    return Embeddings(ids, names, vectors.astype(np.float32)), [i for i in ids if i.startswith(("p09", "p10", "p11"))]
+
+
+def test_everybody_is_enrolled_and_the_threshold_is_that_of_the_development_people():
+    vectors, development = everybody()
+    gallery = enrol_everybody(vectors, development, 0.2, MODEL, "rgb/30_train_softmax")
+    assert gallery.names == tuple(f"p{k:02d}" for k in range(12))
+    # by hand: each development picture against the templates of all others
+    probes = vectors.select(development)
+    best = []
+    for vector, name in zip(probes.vectors, probes.subject_ids, strict=True):
+        others = [row for row, other in enumerate(gallery.names) if other != name]
+        best.append((gallery.templates[others].astype(np.float64) @ vector).astype(np.float32).max())
+    accepted = np.array(best, float) >= gallery.threshold
+    assert accepted.sum() == 1  # a fifth of six, rounded down
+    assert gallery.threshold == pytest.approx(sorted(best)[-2], abs=1e-6)
+    assert "6 pictures of 3 development people" in gallery.note
+
+
+def test_without_development_people_the_threshold_comes_from_everybody_and_that_is_said():
+    vectors, _ = everybody()
+    gallery = enrol_everybody(vectors, [], 0.2, MODEL)
+    assert np.isfinite(gallery.threshold)
+    assert gallery.threshold > -0.5
+    assert "trained on" in gallery.note
+
+
+def test_one_person_alone_gives_no_threshold_that_would_accept_everybody():
+    vectors, _ = everybody()
+    alone = vectors.select(["p00/0", "p00/1"])
+    with pytest.raises(UserError, match="development"):
+        enrol_everybody(alone, [], 0.2, MODEL)
+
+
+def test_a_gallery_on_a_read_only_disk_can_be_asked(tmp_path, monkeypatch):
+    enrolled().save(tmp_path / "g")
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    monkeypatch.setattr("face3d_lib.serve.gallery._owned", lambda folder: pytest.fail("tried to write"))
+    assert len(open_gallery(tmp_path / "g").names) == len(NAMES)
 
 
 FORGETTER = """

@@ -1,0 +1,60 @@
+"""What tables and pictures call the systems, designs and losses that files name by short keys."""
+
+LABELS = {  # key in the files of a run -> words for a reader
+    "rgb": "RGB",
+    "depth": "depth: normals and relative depth",
+    "depth normals_depth": "depth: normals and relative depth",
+    "depth normals": "depth: normals",
+    "depth depth_angles": "depth: relative depth and angles",
+    "depth depth": "depth: relative depth",
+    "depth nose_depth": "depth: distance behind the nose",
+    "depth xyz": "depth: XYZ coordinates",
+    "depth depth_mask": "depth: relative depth and a mask of missing readings",
+    "depth minmax": "depth: scaled from minimum to maximum (legacy)",
+    "rgbd": "RGB-D, parallel branches",
+    "rgbd parallel": "RGB-D, parallel branches",
+    "rgbd joined": "RGB-D, two branches joined by a layer",
+    "rgbd joined dropout": "RGB-D, two branches joined by a layer, modality dropout 0.3",
+    "rgbd attention": "RGB-D, attention over two branches",
+    "rgbd gated": "RGB-D, gated sum of two branches",
+    "rgbd depth_attention": "RGB-D, depth as attention on RGB",
+    "rgbd early": "RGB-D, stacked channels, depth filters start as the mean of RGB's",
+    "rgbd early zero": "RGB-D, stacked channels, depth filters start at 0",
+    "rgbd early fresh": "RGB-D, stacked channels, depth filters start at random",
+    "late fusion": "RGB and depth networks, scores fused",
+    "rgb + depth": "RGB and depth networks, scores fused",
+    "softmax": "softmax",
+    "normalised": "normalised softmax",
+    "centre": "softmax + centre",
+    "arcface": "ArcFace",
+    "sphereface": "SphereFace",
+    "cosface": "CosFace",
+    "subcentre": "sub-centre ArcFace",
+    "triplet_semihard": "triplet, semi-hard",
+    "triplet_batchhard": "triplet, batch-hard",
+    "contrastive": "contrastive",
+    "multi_similarity": "multi-similarity",
+    "supcon": "SupCon",
+    "circle": "circle",
+    "proxy_anchor": "proxy-anchor",
+    "adaface": "AdaFace",
+    "magface": "MagFace",
+}
+
+
+def words(key: str) -> str:
+    """The words for a system, design or loss; the key itself where there are none."""
+    return LABELS.get(key, key)
+
+
+def design_of(parameters: dict) -> str:
+    """The key of a network's design, from the parameters of its training notebook.
+
+    The modality comes first, then the encoding (of depth alone) or the fusion (of RGB-D), then what differs from the
+    usual first filters and from training without modality dropout.
+    """
+    kind = {"rgb": [], "depth": [parameters["encoding"]], "rgbd": [parameters["fusion"]]}[parameters["modality"]]
+    stem = parameters.get("depth_stem", "mean")
+    extra = [stem] if stem != "mean" else []
+    extra += ["dropout"] if parameters.get("modality_dropout") else []
+    return " ".join([parameters["modality"], *kind, *extra])

@@ -1,0 +1,125 @@
+"""From two files to a name: what `face3d identify` does.
+
+The cheap checks come first (files, gallery, where a picture may be written); torch and the network are imported and
+loaded only when they have passed.
+"""
+
+import json
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..base.atomic import write_bytes
+from ..base.errors import UserError
+from ..data.convention import read_convention
+from ..data.pairs import BadPair, RGBDPair, single_pair
+from ..runs.folders import find_stage
+
+if TYPE_CHECKING:
+    from .gallery import Match
+
+STAGE = "50_predict_identity"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Whom a probe was taken for, and what a picture of it needs."""
+
+    match: "Match"
+    probe: RGBDPair
+    best: Path | None  # the aligned picture of the best candidate; None where nobody is enrolled
+    note: str  # how the threshold was chosen
+
+
+def gallery_folder(run: str) -> Path:
+    """The folder of the run's gallery; UserError names the command that makes one."""
+    stage = find_stage(run, STAGE)
+    if stage is None or not (stage / "gallery" / "gallery.json").is_file():
+        raise UserError(f"run {run} has no gallery: face3d run {STAGE} {run} enrols its people")
+    return stage / "gallery"
+
+
+def identify(run: str, rgb: Path, depth: Path, depth_unit: str = "", larger_is: str = "") -> Answer:
+    """Ask the gallery of a run whose face a pair of files shows.
+
+    UserError where a file is missing or cannot be used, no face is found, or the run has no gallery or another model
+    than the gallery was made with.
+    """
+    rgb, depth = existing(rgb, "picture"), existing(depth, "depth")
+    folder = gallery_folder(run)
+    convention = read_convention(_declaring_folder(rgb), depth_unit or None, larger_is or None)
+
+    from ..data.decoding import read_pair
+
+    probe = read_pair(single_pair(rgb, depth), convention)
+
+    from ..evaluate.embed import embed_pair
+    from ..evaluate.trained import find_models
+    from .gallery import open_gallery
+
+    people = open_gallery(folder)
+    (model,) = find_models(run, [people.model])
+    people.require_model(model.card.weights_sha256, folder)
+    try:
+        match = people.identify(embed_pair(model.load(), probe, model.card.alignment))
+    except BadPair as error:
+        raise UserError(f"{rgb}: {error}: give another picture of the face") from None
+    aligned = find_stage(run, "10_align_faces")
+    best = aligned / "aligned" / f"{people.reference(match.candidates[0][0])}.png" if match.candidates else None
+    return Answer(match, probe, best, people.note)
+
+
+def existing(path: Path, what: str) -> Path:
+    """`path`, or the file that is there under the same name in another Unicode form; UserError where there is none."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    here = Path(path.anchor or ".")
+    for part in path.parts[1 if path.anchor else 0 :]:
+        exact = here / part
+        names = [] if exact.exists() or not here.is_dir() else [other.name for other in here.iterdir()]
+        same = [name for name in names if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", part)]
+        here = here / same[0] if same else exact
+    if not here.is_file():
+        raise UserError(f"{what} {path}: there is no such file: correct the path")
+    return here
+
+
+def check_target(path: Path, run: str, rgb: Path, depth: Path) -> Path:
+    """Where a picture of the answer may be written: a new .png outside of every folder of raw data. UserError else.
+
+    A new file among the raw pictures would be taken for a person's picture, and an existing one could be an input.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise UserError(f"--picture {path}: a name that ends in .png is expected")
+    if path.exists() or path.is_symlink():
+        raise UserError(f"--picture {path}: a file of that name is there and is not replaced: choose another name")
+    look = find_stage(run, "00_look_at_pairs")
+    source = look / "source.json" if look else None
+    raw = [Path(json.loads(source.read_text(encoding="utf-8"))["root"])] if source and source.is_file() else []
+    raw += [folder for file in (rgb, depth) if ((folder := _declaring_folder(file)) / "dataset.json").exists()]
+    for folder in raw:
+        if path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"--picture {path}: lies among the raw data in {folder}: choose a place outside of it")
+    return path
+
+
+def write_comparison(path: Path, answer: Answer) -> None:
+    """Write probe and best candidate side by side to a new PNG at `path`."""
+    import matplotlib.pyplot as plt
+    from PIL import Image
+
+    from ..evaluate.pictures import plot_match, png_of
+
+    figure, axes = plt.subplots(1, 2, figsize=(6, 3.4), layout="constrained")
+    plot_match(axes, answer.probe.rgb, Image.open(answer.best) if answer.best else None, answer.match)
+    write_bytes(path, png_of(figure))
+    plt.close(figure)
+
+
+def _declaring_folder(rgb: Path) -> Path:
+    """The folder whose dataset.json speaks for the picture: its own, else that above the person's folder."""
+    parents = Path(rgb).resolve().parents[:2]
+    return next((folder for folder in parents if (folder / "dataset.json").exists()), parents[0])
