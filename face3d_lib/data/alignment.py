@@ -28,7 +28,7 @@ from .alignment_table import ALIGNMENT_COLUMNS, check_alignment
 from .convention import DepthConvention, read_convention
 from .crops import align_pair, remove_crops, write_crops
 from .decoding import read_pairs
-from .faces import BATCH_PIXELS, find_faces, load_detector
+from .faces import BATCH_PIXELS, Faces, find_faces, load_detector
 from .journal import Rows, chunks_of, file_hashes, journal_line, read_journal, read_table_chunks, still_holds
 from .pairs import PairFiles, RGBDPair, failure, find_pairs
 from .warp import AlignSettings
@@ -87,9 +87,9 @@ def align_chunk(pairs: list[PairFiles], job: Job, detector: Any) -> Rows:
     held: list[tuple[RGBDPair, dict[str, Any]]] = []  # read, and waiting for the detector
 
     def flush() -> None:
-        found = [None] * len(held)
+        found: list[Faces | None] = [None] * len(held)
         if detector is not None and held:
-            found = find_faces([pair.rgb for pair, _ in held], detector, job.settings.min_face_size)
+            found = [*find_faces([pair.rgb for pair, _ in held], detector, job.settings.min_face_size)]
         for (pair, row), faces in zip(held, found, strict=True):
             try:
                 crops = align_pair(pair, faces, job.settings, row)
@@ -108,7 +108,7 @@ def align_chunk(pairs: list[PairFiles], job: Job, detector: Any) -> Rows:
             row |= file_hashes(files)
             continue
         row |= {"rgb_sha256": pair.rgb_sha256, "depth_sha256": pair.depth_sha256}
-        row["depth_map_sha256"] = hashlib.sha256(pair.depth).hexdigest()
+        row["depth_map_sha256"] = hashlib.sha256(pair.depth.data).hexdigest()
         if held and sum(other.depth.size for other, _ in held) + pair.depth.size > BATCH_PIXELS:
             flush()
         held.append((pair, row))

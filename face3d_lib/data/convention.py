@@ -16,6 +16,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..base.atomic import write_json
 from ..base.errors import UserError
@@ -33,9 +34,9 @@ class DepthConvention:
     scale: float = 1.0  # number in a file x scale = depth in `unit`
     no_reading: tuple[float, ...] = ()  # further numbers in the files that mean "nothing was measured"
 
-    def described(self) -> dict:
+    def described(self) -> dict[str, Any]:
         """The convention as the entries of a JSON object; entries that hold their default are left out."""
-        entries = {"unit": self.unit, "larger_is": self.larger_is}
+        entries: dict[str, Any] = {"unit": self.unit, "larger_is": self.larger_is}
         if self.scale != 1:
             entries["scale"] = self.scale
         if self.no_reading:
@@ -94,7 +95,7 @@ def read_source(folder: Path) -> tuple[Path, DepthConvention]:
     return root, recorded
 
 
-def _declared(path: Path) -> dict:
+def _declared(path: Path) -> dict[str, Any]:
     """The JSON object in `path`, {} where there is no such file. Raises UserError where it is no object."""
     try:
         entries = json.loads(path.read_bytes()) if path.exists() else {}  # bytes: UTF-8 and UTF-16 are told apart
@@ -106,7 +107,7 @@ def _declared(path: Path) -> dict:
     return entries
 
 
-def _chosen(path: Path, name: str, declared: dict, given: str | None, allowed: tuple[str, ...]) -> str:
+def _chosen(path: Path, name: str, declared: dict[str, Any], given: str | None, allowed: tuple[str, ...]) -> str:
     """The declared or given value of `name`; UserError where there is none or it is not one of `allowed`."""
     value = declared.get(name, given)
     if value is None:
@@ -121,7 +122,7 @@ def _chosen(path: Path, name: str, declared: dict, given: str | None, allowed: t
     return value
 
 
-def _scale(path: Path, declared: dict, given: float | None) -> float:
+def _scale(path: Path, declared: dict[str, Any], given: float | None) -> float:
     value = declared.get("depth_scale", 1.0 if given is None else given)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or value <= 0:
@@ -131,7 +132,7 @@ def _scale(path: Path, declared: dict, given: float | None) -> float:
     return float(value)
 
 
-def _no_reading(path: Path, declared: dict) -> tuple[float, ...]:
+def _no_reading(path: Path, declared: dict[str, Any]) -> tuple[float, ...]:
     values = declared.get("no_reading", [])
     numbers = isinstance(values, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     if not numbers:

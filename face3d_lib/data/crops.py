@@ -29,13 +29,13 @@ def align_pair(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The crops of a pair, (S, S, 3) uint8 and (S, S) float32; what is learnt on the way is written into `row`.
 
-    `found` is what `find_faces` says about the picture; mode "none" needs nothing of it. `depth_per_px` in `row`
+    `found` is what `find_faces` says about the picture, None in mode "none". `depth_per_px` in `row`
     says how many units of depth one crop pixel is wide (see `depth_per_source_px`); depth in "pixel" is rescaled to
     crop pixels, so there it is 1. Raises BadPair with the status no_face, internal_error or bad_depth.
     """
     row |= {"height": pair.rgb.shape[0], "width": pair.rgb.shape[1]}
     face = None
-    if settings.mode != "none":
+    if settings.mode != "none" and found is not None:
         if found.error:
             raise BadPair("internal_error", found.error)
         row |= {"n_faces": len(found.faces), "found_at": found.found_at}

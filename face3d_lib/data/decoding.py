@@ -54,7 +54,7 @@ def read_pair(files: PairFiles, convention: DepthConvention) -> RGBDPair:
     taken as upright already (so for half turns, mirror images and squares); depth that has the shape of the
     stored picture only is turned in the same way.
     """
-    if files.status != "ok":
+    if files.status != "ok" or files.rgb_path is None or files.depth_path is None:
         raise BadPair(files.status, f"{files.pair_id}: {files.detail}")
     rgb_bytes = _bytes_of(files.rgb_path, "decode_error", "too_large")
     depth_bytes = _bytes_of(files.depth_path, "bad_depth", "bad_depth")

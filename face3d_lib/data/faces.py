@@ -1,6 +1,10 @@
-"""Faces in colour pictures: MTCNN behind one guarded function, and which face of a picture counts."""
+"""Faces in colour pictures: MTCNN behind one guarded function, and which face of a picture counts.
+
+MTCNN (Zhang et al. 2016, arXiv 1604.02878) is that of the package facenet-pytorch, with the weights in it.
+"""
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -8,14 +12,15 @@ from PIL import Image
 from ..base.errors import UserError
 
 PYRAMID = 0.709  # MTCNN's step from one scale to the next
-MAX_SIDE = 1600  # px; larger pictures are shrunk for detection: 8000 x 8000 would take 34 s and 3.7 GB
+MAX_SIDE = 1600  # px; larger pictures are shrunk for detection, since 8000 x 8000 would take 34 s and 3.7 GB
 SURE = 0.9  # probability from which a face of the coarse pass needs no second look
-# MTCNN's points lie about 1 px right and below in whatever picture it sees: half a pixel because edges are
-# taken for pixel centres, half because boxes are truncated. On photos and their mirror images: 1.2 px at 1x,
-# 2x and 3x alike.
+# MTCNN's points lie about 1 px too far right and below, whatever the picture's size: half a pixel because edges
+# are taken for pixel centres, half a pixel because boxes are truncated. On photographs and their mirror images
+# the offset was 1.2 px at one, two and three times the size.
 POINT_OFFSET = 1.0
 BATCH = 16  # pictures in one call of MTCNN; more is not faster on a CPU
-BATCH_PIXELS = 16_000_000  # pictures held in memory at a time, unless one alone is larger
+BATCH_PIXELS = 16_000_000  # pixels of the pictures held in memory at a time, unless one alone is larger
+Views = dict[int, tuple[np.ndarray, float]]  # number of a picture -> its pixels for the detector, and their scale
 
 
 @dataclass(frozen=True)
@@ -29,16 +34,16 @@ class Detection:
 
 @dataclass(frozen=True)
 class Faces:
-    """What was found in one picture. `error`: why the detector failed on it, "" where it did not."""
+    """What was found in one picture. `error` says why the detector failed on it, and is "" where it did not."""
 
     faces: list[Detection] = field(default_factory=list)
     found_at: str = ""  # "native", or "2x" where only the enlarged picture showed a face
     error: str = ""
 
 
-def load_detector(device: str = "cpu"):
-    """MTCNN with the weights of its package, on `device`; UserError where there is no such device."""
-    import torch  # here, because reading and mode "none" do not need seconds of imports
+def load_detector(device: str = "cpu") -> Any:
+    """MTCNN with the weights of its package, on `device` (cpu or cuda). Raises UserError where it is not usable."""
+    import torch  # imported here, because reading pairs and mode "none" should not wait for it
     from facenet_pytorch import MTCNN
 
     if str(device).split(":")[0] not in ("cpu", "cuda"):
@@ -46,16 +51,17 @@ def load_detector(device: str = "cpu"):
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {device}: no GPU is usable here: use device cpu")
     detector = MTCNN(select_largest=False, device=torch.device(device)).eval()
-    return detector.to(memory_format=torch.channels_last)  # max pooling is several times faster so
+    return detector.to(memory_format=torch.channels_last)  # in which max pooling is several times faster
 
 
-def find_faces(images: list[np.ndarray], detector, min_face_size: int = 20) -> list[Faces]:
-    """The faces in each picture (H, W, 3) uint8 RGB; ValueError for other arrays, before the network.
+def find_faces(images: list[np.ndarray], detector: Any, min_face_size: int = 20) -> list[Faces]:
+    """The faces in each of the pictures, (H, W, 3) uint8 RGB, at least `min_face_size` px large.
 
-    Portraits are the rule: first only faces of a quarter of the short side and more are looked for, and what
-    is found stands where no smaller face could be chosen (see `choose_face`). The scales of that pass are
-    scales of the full pass, so points come out alike. Then all sizes; then, where nothing was found, the
-    picture at twice its size.
+    Most pictures are portraits, so a first, coarse pass looks only for faces of a quarter of the shorter side and
+    more. What it finds stands where no smaller face could be chosen instead (see `choose_face`). Its scales are
+    among those of the full pass, so the points come out alike. A second pass looks for faces of all sizes in the
+    other pictures, and where it finds none, a third one looks at the picture at twice its size. Raises ValueError
+    for other arrays, before the network sees any.
     """
     for image in images:
         check_rgb(image)
@@ -76,17 +82,18 @@ def find_faces(images: list[np.ndarray], detector, min_face_size: int = 20) -> l
 
 
 def check_rgb(image: np.ndarray) -> None:
-    """Raise ValueError unless (H, W, 3) uint8: on floats or four channels MTCNN is silent or breaks."""
+    """Raise ValueError unless `image` is (H, W, 3) uint8; MTCNN finds nothing in floats and breaks on four channels."""
     kind, shape = getattr(image, "dtype", type(image).__name__), getattr(image, "shape", ())
     if not isinstance(image, np.ndarray) or kind != np.uint8 or image.size == 0 or shape[2:] != (3,):
         raise ValueError(f"rgb must be a uint8 array (H, W, 3) in RGB order, not {kind} {shape}")
 
 
-def choose_face(faces: list[Detection], shape: tuple) -> tuple[int, str]:
-    """(index, why) of the face that counts: by area less twice its squared distance from the centre.
+def choose_face(faces: list[Detection], shape: tuple[int, ...]) -> tuple[int, str]:
+    """(index, why) of the face that counts: the one with the highest value.
 
-    The rule of 2019 (David Sandberg's align_dataset_mtcnn.py). Why: "only", "largest", or "centred" where a
-    larger face lies farther from the centre.
+    A face's value is the area of its box less twice the squared distance of the box's centre from the picture's,
+    in square pixels; this is the rule of David Sandberg's align_dataset_mtcnn.py, as in the legacy project. The
+    reason is "only", "largest", or "centred" where a larger face lies farther from the centre. `shape`: (H, W, ...).
     """
     values = [_value(face, shape) for face in faces]
     best = int(np.argmax(values))
@@ -99,13 +106,13 @@ def _area(face: Detection) -> float:
     return float((face.box[2] - face.box[0]) * (face.box[3] - face.box[1]))
 
 
-def _value(face: Detection, shape: tuple) -> float:
+def _value(face: Detection, shape: tuple[int, ...]) -> float:
     offset = (face.box[:2] + face.box[2:]) / 2 - np.array([shape[1], shape[0]]) / 2
     return _area(face) - 2.0 * float(offset @ offset)
 
 
-def _settled(found: Faces, smallest: float, shape: tuple) -> bool:
-    """Whether no face smaller than `smallest` px could be chosen instead: its value is at most its area."""
+def _settled(found: Faces, smallest: float, shape: tuple[int, ...]) -> bool:
+    """True when no face smaller than `smallest` pixels can win, because a face's value never exceeds its area."""
     if not found.faces:
         return False
     chosen = found.faces[choose_face(found.faces, shape)[0]]
@@ -113,32 +120,35 @@ def _settled(found: Faces, smallest: float, shape: tuple) -> bool:
 
 
 def _coarse_size(pixels: np.ndarray, min_face_size: int) -> float:
-    """The largest min_face_size / PYRAMID**k, k a whole number, up to a quarter of the short side."""
+    """The smallest face of the coarse pass in px: min_face_size / PYRAMID**k, at most a quarter of the shorter side.
+
+    k is the largest whole number for which that holds.
+    """
     steps = np.log(max(min(pixels.shape[:2]) / 4, min_face_size) / min_face_size) / -np.log(PYRAMID)
     return min_face_size / PYRAMID ** int(steps)
 
 
 def _view(image: np.ndarray, scale: float) -> tuple[np.ndarray, float]:
-    """(pixels for the detector, their size / the picture's size)."""
+    """(pixels for the detector, their size in parts of the picture's size)."""
     if scale == 1.0:
         return image, 1.0
     size = [max(1, round(length * scale)) for length in image.shape[1::-1]]
     return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)), scale
 
 
-def _look(views: dict, min_sizes: dict, detector) -> dict[int, Faces]:
-    """What is found in every view; pictures of one size go through the network together."""
+def _look(views: Views, min_sizes: dict[int, float], detector: Any) -> dict[int, Faces]:
+    """The faces in every view; views of one size go through the network together."""
     groups: dict[tuple, list[int]] = {}
     for k, (pixels, _) in views.items():
         groups.setdefault((pixels.shape, min_sizes[k]), []).append(k)
-    found = {}
+    found: dict[int, Faces] = {}
     for (shape, min_size), members in groups.items():
         most = max(1, min(BATCH, BATCH_PIXELS // (shape[0] * shape[1])))
         for start in range(0, len(members), most):
             batch = members[start : start + most]
             try:
                 found |= _detect(views, batch, min_size, detector)
-            except Exception:  # one picture may spoil a batch: then each alone, and only that one fails
+            except Exception:  # one picture spoils its batch: each is looked at alone, and only that one fails
                 for k in batch:
                     try:
                         found |= _detect(views, [k], min_size, detector)
@@ -148,11 +158,12 @@ def _look(views: dict, min_sizes: dict, detector) -> dict[int, Faces]:
     return found
 
 
-def _detect(views: dict, batch: list[int], min_size: float, detector) -> dict[int, Faces]:
-    """The one call of MTCNN: pictures of one size, as a batch (B, H, W, 3) uint8 -> faces in source pixels.
+def _detect(views: Views, batch: list[int], min_size: float, detector: Any) -> dict[int, Faces]:
+    """The one call of MTCNN: the faces, in source pixels, of the views in `batch`, which have one size.
 
-    Guards facenet-pytorch 2.5.3: sides below min_face_size make it raise; it returns object arrays, None for
-    no face, and boxes beyond the picture; its own choice among faces can mix one's box with another's points.
+    This guards against facenet-pytorch 2.5.3, which raises where a side is below min_face_size, returns object
+    arrays, None for no face and boxes beyond the picture, and whose own choice among several faces can mix the box
+    of one with the points of another.
     """
     import torch
 
@@ -160,20 +171,27 @@ def _detect(views: dict, batch: list[int], min_size: float, detector) -> dict[in
     if min(pixels.shape[1:3]) < min_size:
         return {k: Faces() for k in batch}
     detector.min_face_size = min_size
-    # laid out by planes under that shape: its resizing is faster so, its results are the same
+    # The planes are laid out one after the other under the shape (B, H, W, 3): MTCNN's resizing is faster then,
+    # and its results are the same.
     planes = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()).permute(0, 2, 3, 1)
-    found = {}
+    found: dict[int, Faces] = {}
     for k, boxes, probabilities, points in zip(batch, *detector.detect(planes, landmarks=True), strict=True):
         parts = [] if boxes is None else [np.asarray(part, np.float64) for part in (boxes, probabilities, points)]
-        faces = [_in_source(*one, *views[k]) for one in zip(*parts, strict=True)]
+        pixels, scale = views[k]
+        faces = [_in_source(box, sure, five, pixels.shape, scale) for box, sure, five in zip(*parts, strict=True)]
         faces = [face for face in faces if np.isfinite([*face.box, face.probability, *face.points.flat]).all()]
         found[k] = Faces(faces, "native" if faces else "")
     return found
 
 
-def _in_source(box, probability, points, pixels: np.ndarray, scale: float) -> Detection:
-    """A face of a view in pixels of the source, box within the picture; rounded as it is recorded."""
-    high = np.array([pixels.shape[1], pixels.shape[0]] * 2) - 1
+def _in_source(
+    box: np.ndarray, probability: float, points: np.ndarray, shape: tuple[int, ...], scale: float
+) -> Detection:
+    """A face of a view in pixels of the source, its box within the picture, rounded as it is recorded.
+
+    `shape` and `scale` are those of the view, as of `_view`.
+    """
+    high = np.array([shape[1], shape[0]] * 2) - 1
     box = np.maximum((np.clip(box, 0, high) + 0.5) / scale - 0.5, 0)
     points = (points - POINT_OFFSET + 0.5) / scale - 0.5
     return Detection(np.round(box, 5), np.round(points, 5), round(min(float(probability), 1.0), 6))

@@ -105,7 +105,7 @@ def session_keys(sessions: Iterable[str], path: Path = Path(NAME)) -> dict[str, 
     month_first = any(second > 12 for _, second in numbers)
     one, other = ({text: _key(text, dates.get(text), first) for text in sessions} for first in (True, False))
     open_question = dates and day_first == month_first
-    if open_question and sorted(sessions, key=one.get) != sorted(sessions, key=other.get):
+    if open_question and sorted(sessions, key=one.__getitem__) != sorted(sessions, key=other.__getitem__):
         raise UserError(
             f"{path}: session {next(iter(dates))!r}: day and month cannot be told apart: write dates as 2024-01-31"
         )

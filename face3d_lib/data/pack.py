@@ -1,14 +1,15 @@
-"""Aligned pairs as memory-mapped arrays: a batch is an index.
+"""Aligned pairs as memory-mapped arrays, so that a batch is read by the row numbers of its pairs.
 
-A folder of a pack holds rgb.npy (N, H, W, 3) uint8, depth.npy (N, H, W) uint16 codes, index.csv (a row per
-pair) and pack.json, written last: without it the pack is not complete. Code 0 is no reading; code c is `near
-+ (c - 1) * step` in the unit of the aligned depth, with `near` and `step` of the pair. A pair's range is
-spread over the 65535 codes, with step <= 0.1 unit; readings beyond 65534 steps of 0.1 are stored as the
-farthest code and counted as saturated.
+The folder of a pack holds rgb.npy (N, H, W, 3) uint8, depth.npy (N, H, W) uint16 codes, index.csv (a row for each
+pair) and pack.json, which is written last: without it the pack is not complete. Code 0 means no reading. Any other
+code c means the depth `near + (c - 1) * step` in the unit of the aligned depth, with the `near` and `step` of the
+pair. A pair's range is spread over the codes 1 to 65535, with a step of at most 0.1 unit. Readings that lie more
+than 65534 such steps behind the nearest one get the farthest code and are counted as saturated.
 """
 
 import hashlib
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from ..base.tables import read_table, write_table
 CODES = 65534  # steps between the nearest and the farthest code
 MAX_STEP = 0.1  # units
 COLUMNS = ["pair_id", "subject_id", "near", "step", "depth_per_px", "saturated"]
+Stored = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # colour (B, H, W, 3), codes (B, H, W), scales (B, 3)
 
 
 @dataclass(frozen=True)
@@ -36,16 +38,16 @@ class Batch:
     depth: torch.Tensor  # (B, 1, H, W) float32, canonical: larger = farther, 0 = no reading
     depth_per_px: torch.Tensor  # (B,) float32, depth units per crop pixel
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.rgb)
 
     def mirrored(self) -> "Batch":
-        """The same faces seen in a mirror."""
+        """The same faces as a mirror shows them."""
         return replace(self, rgb=self.rgb.flip(3), depth=self.depth.flip(3))
 
 
-def make_batch(rgb: np.ndarray, depth: np.ndarray, depth_per_px: float, device="cpu") -> Batch:
-    """A Batch of one aligned pair: rgb (H, W, 3) uint8, depth (H, W) float32 canonical."""
+def make_batch(rgb: np.ndarray, depth: np.ndarray, depth_per_px: float, device: str = "cpu") -> Batch:
+    """A Batch of one aligned pair: rgb is (H, W, 3) uint8, depth (H, W) float32 canonical."""
     return Batch(
         torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None].to(device),
         torch.from_numpy(depth.astype(np.float32))[None, None].to(device),
@@ -55,7 +57,7 @@ def make_batch(rgb: np.ndarray, depth: np.ndarray, depth_per_px: float, device="
 
 @dataclass(frozen=True)
 class Pack:
-    """An opened pack. Arrays are memory maps, or tensors on a device after `resident`."""
+    """An opened pack. Its arrays are memory maps, or tensors on a device after `resident`."""
 
     folder: Path
     info: dict  # pack.json
@@ -64,14 +66,14 @@ class Pack:
     depth: np.ndarray | torch.Tensor  # (N, H, W) int16, to be read as uint16 codes
     scales: np.ndarray  # (N, 3) float32: near, step, depth_per_px
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.index)
 
     @classmethod
     def open(cls, folder: Path) -> "Pack":
-        """The pack in `folder`; UserError when it is missing, incomplete or changed (sizes, index).
+        """The pack in `folder`. Raises UserError where it is missing, incomplete or changed (sizes, index).
 
-        The large files are hashed by `check_hashes`, not here: 25 GB take minutes.
+        The large files are not hashed here but by `check_hashes`, because 25 GB take minutes.
         """
         folder = Path(folder)
         try:
@@ -96,8 +98,8 @@ class Pack:
             if sha256_of(self.folder / name) != expected:
                 raise UserError(f"{self.folder / name}: changed after it was made: run 21_pack_dataset again")
 
-    def rows(self, pair_ids) -> np.ndarray:
-        """(n,) int64 positions of `pair_ids`, in their order; UserError names one that is not in the pack."""
+    def rows(self, pair_ids: Iterable[str]) -> np.ndarray:
+        """The row numbers of `pair_ids`, (n,) int64 in their order. Raises UserError where one is not in the pack."""
         pair_ids = list(pair_ids)
         rows = pd.Index(self.index["pair_id"]).get_indexer(pair_ids)
         if (missing := rows < 0).any():
@@ -105,36 +107,38 @@ class Pack:
             raise UserError(f"{self.folder}: {missing.sum()} pairs are not in it, as {first!r}: pack again")
         return rows
 
-    def resident(self, device) -> "Pack":
-        """This pack with its arrays on the GPU if they fill less than half of its free memory, else itself."""
+    def resident(self, device: torch.device | str) -> "Pack":
+        """This pack with its arrays on the GPU `device` if they fill less than half of its free memory, else itself."""
         device, n_bytes = torch.device(device), self.rgb.nbytes + self.depth.nbytes
         if device.type != "cuda" or n_bytes > torch.cuda.mem_get_info(device)[0] / 2:
             return self
         rgb, depth = (torch.from_numpy(np.array(array)).to(device) for array in (self.rgb, self.depth))
         return replace(self, rgb=rgb, depth=depth)
 
-    def batch(self, rows, device="cpu") -> Batch:
-        """The pairs at `rows` on `device`, decoded there."""
+    def batch(self, rows: Sequence[int] | np.ndarray, device: torch.device | str = "cpu") -> Batch:
+        """The pairs with these row numbers on `device`, decoded there."""
         return decode(self.read(rows), device)
 
-    def read(self, rows, pinned: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The pairs at `rows` as they are stored: colour, codes, scales; where the pack lies.
+    def read(self, rows: Sequence[int] | np.ndarray, pinned: bool = False) -> Stored:
+        """The pairs with these row numbers as they are stored, on the device where the pack lies.
 
-        pinned: copies in page-locked memory, from which a GPU fetches them while it computes.
+        pinned: the tensors are copies in page-locked memory, from which a GPU fetches them while it computes.
         """
         rows = np.asarray(rows)
-        stored = (_take(self.rgb, rows), _take(self.depth, rows), torch.from_numpy(self.scales[rows]))
-        return tuple(x.pin_memory() if pinned and x.device.type == "cpu" else x for x in stored)
+        rgb, codes, scales = _take(self.rgb, rows), _take(self.depth, rows), torch.from_numpy(self.scales[rows])
+        if pinned and rgb.device.type == "cpu":
+            return rgb.pin_memory(), codes.pin_memory(), scales.pin_memory()
+        return rgb, codes, scales.pin_memory() if pinned else scales
 
 
-def _take(array, rows: np.ndarray) -> torch.Tensor:
+def _take(array: np.ndarray | torch.Tensor, rows: np.ndarray) -> torch.Tensor:
     if isinstance(array, torch.Tensor):
         return array[torch.from_numpy(rows).to(array.device, non_blocking=True)]
     return torch.from_numpy(array[rows])
 
 
-def decode(stored: tuple[torch.Tensor, torch.Tensor, torch.Tensor], device) -> Batch:
-    """What `Pack.read` gives, as a batch on `device`."""
+def decode(stored: Stored, device: torch.device | str) -> Batch:
+    """What `Pack.read` returns, as a batch on `device`."""
     rgb, codes, scales = (x.to(device, non_blocking=True) for x in stored)
     near, step = scales[:, 0, None, None], scales[:, 1, None, None]
     codes = codes.to(torch.int32) & 0xFFFF
@@ -143,8 +147,9 @@ def decode(stored: tuple[torch.Tensor, torch.Tensor, torch.Tensor], device) -> B
 
 
 def encode_codes(depth: np.ndarray) -> tuple[np.ndarray, float, float, int]:
-    """Codes (H, W) uint16, near, step and the number of saturated readings of one canonical depth (H, W)
-    float32.
+    """(codes, near, step, number of saturated readings) of one canonical depth (H, W) float32.
+
+    The codes are (H, W) uint16; the top of this file says what they mean.
     """
     reading = depth > 0
     near, far = (float(depth[reading].min()), float(depth[reading].max())) if reading.any() else (0.0, 0.0)
@@ -155,14 +160,16 @@ def encode_codes(depth: np.ndarray) -> tuple[np.ndarray, float, float, int]:
 
 
 def make_pack(aligned_dir: Path, out_dir: Path, progress: bool = True) -> Pack:
-    """The pack of all pairs whose status in alignment.csv is ok, in its order; made in `out_dir` if needed.
+    """The pack of all pairs whose status in alignment.csv is ok, in its order; it is made in `out_dir` if needed.
 
-    A complete pack of the same alignment is returned as it is; a pack of another alignment is replaced.
-    UserError names a file that is missing, unreadable, not the one that was aligned or of another size than
-    the first, or a disk without room. A killed run leaves no pack.json.
+    A complete pack of the same alignment is returned as it is, and a pack of another alignment is replaced. Crops
+    are our own files, which the alignment repairs when it runs again; so a crop that is missing (looked for before
+    anything is read), unreadable or changed, or that has another size than the first, is a UserError that names the
+    file. A disk without room is a UserError, too. A run that is killed leaves no pack.json.
     """
     aligned_dir, out_dir = Path(aligned_dir), Path(out_dir)
     table, source = _read_alignment(aligned_dir)
+    _require_crops(aligned_dir, table["pair_id"])
     try:
         if (pack := Pack.open(out_dir)).info["source"] == source:
             return pack
@@ -190,22 +197,29 @@ def make_pack(aligned_dir: Path, out_dir: Path, progress: bool = True) -> Pack:
             rows.append([row.pair_id, row.subject_id, near, step, float(row.depth_per_px), saturated])
     index = pd.DataFrame(rows, columns=COLUMNS)
     write_table(out_dir / "index.csv", index)
-    hashes = {"rgb.npy": rgb_file.hash.hexdigest(), "depth.npy": depth_file.hash.hexdigest()}
-    hashes["index.csv"] = sha256_of(out_dir / "index.csv")
+    sha256 = {"rgb.npy": rgb_file.hash.hexdigest(), "depth.npy": depth_file.hash.hexdigest()}
+    sha256["index.csv"] = sha256_of(out_dir / "index.csv")
     counts = {"pairs": len(index), "subjects": index["subject_id"].nunique(), "size": list(size)}
     counts["saturated_readings"] = int(index["saturated"].sum())
-    write_json(out_dir / "pack.json", {**counts, "source": source, "sha256": hashes})
+    write_json(out_dir / "pack.json", {**counts, "source": source, "sha256": sha256})
     return Pack.open(out_dir)
 
 
-def verify(pack: Pack, aligned_dir: Path, progress: bool = True) -> dict:
-    """Compare every pair of the pack with its aligned files; counts of pairs that differ, by how, and the
-    worst error.
+def _require_crops(aligned_dir: Path, pair_ids: Iterable[str]) -> None:
+    """Raise UserError where a crop is missing, before minutes are spent on reading the others."""
+    for pair_id in pair_ids:
+        for suffix in (".png", ".npy"):
+            if not inside(aligned_dir, f"{pair_id}{suffix}").is_file():
+                raise UserError(f"{aligned_dir / pair_id}{suffix}: is not there: align again")
 
-    Keys: pairs, colour_differs, holes_differ, depth_differs (beyond half a step, saturated readings apart),
-    saturated_readings, worst_error (units).
+
+def verify(pack: Pack, aligned_dir: Path, progress: bool = True) -> dict[str, float]:
+    """Compare every pair of the pack with its aligned files.
+
+    Returns the counts `pairs`, `colour_differs`, `holes_differ`, `depth_differs` (by more than half a step; saturated
+    readings are left out) and `saturated_readings`, and `worst_error` in the unit of depth.
     """
-    found = dict.fromkeys(["colour_differs", "holes_differ", "depth_differs", "saturated_readings"], 0)
+    found: dict[str, int] = dict.fromkeys(["colour_differs", "holes_differ", "depth_differs", "saturated_readings"], 0)
     worst = 0.0
     for i, row in enumerate(tqdm(pack.index.itertuples(), "verify", len(pack), disable=not progress, unit="pair")):
         rgb, depth = read_aligned(Path(aligned_dir), row.pair_id)
@@ -222,9 +236,10 @@ def verify(pack: Pack, aligned_dir: Path, progress: bool = True) -> dict:
 
 
 def read_aligned(aligned_dir: Path, pair_id: str, sha256: tuple | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """rgb (H, W, 3) uint8 and canonical depth (H, W) float32 of one aligned pair; UserError names the file.
+    """rgb (H, W, 3) uint8 and canonical depth (H, W) float32 of one aligned pair.
 
-    sha256: what alignment.csv says the bytes of the colour and of the depth file hash to.
+    `sha256`: what alignment.csv says the bytes of the colour and of the depth file hash to. Raises UserError, which
+    names the file, where one is missing, unreadable or no crop of ours, or where its hash is another one.
     """
     paths = [inside(aligned_dir, f"{pair_id}{suffix}") for suffix in (".png", ".npy")]
     try:
@@ -246,7 +261,7 @@ def read_aligned(aligned_dir: Path, pair_id: str, sha256: tuple | None = None) -
 
 
 def _read_alignment(aligned_dir: Path) -> tuple[pd.DataFrame, dict]:
-    """Rows with status ok, as text, and what identifies this alignment."""
+    """The rows of alignment.csv with status ok, as text, and what identifies this alignment."""
     path = aligned_dir / "alignment.csv"
     needed = ["pair_id", "subject_id", "status", "depth_per_px", "aligned_rgb_sha256", "aligned_depth_sha256"]
     table = read_table(path, needed)
@@ -267,21 +282,24 @@ def _existing(folder: Path) -> Path:
 
 
 class _Npy:
-    """An .npy file written row by row and hashed on the way; a full disk is an OSError (a map is killed)."""
+    """An .npy file that is written row by row and hashed on the way.
 
-    def __init__(self, path: Path, shape: tuple, dtype):
+    A full disk raises an OSError here; a process that writes into a memory map would be killed.
+    """
+
+    def __init__(self, path: Path, shape: tuple[int, ...], dtype: type) -> None:
         self.hash = hashlib.sha256()
         self.file = open(path, "wb")  # noqa: SIM115 (closed by __exit__)
         header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(self, header)
 
-    def write(self, data) -> None:
+    def write(self, data: np.ndarray | bytes) -> None:
         data = np.ascontiguousarray(data).tobytes() if isinstance(data, np.ndarray) else data
         self.hash.update(data)
         self.file.write(data)
 
-    def __enter__(self):
+    def __enter__(self) -> "_Npy":
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.file.close()

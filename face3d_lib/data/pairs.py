@@ -175,7 +175,8 @@ def _holds_data(folder: str) -> bool:
 
 
 def _pairs_of(root: Path, subject: str) -> list[PairFiles]:
-    rows, files = [], defaultdict(lambda: {"rgb": [], "depth": []})
+    rows: list[PairFiles] = []
+    files: dict[str, dict[str, list[Path]]] = defaultdict(lambda: {"rgb": [], "depth": []})
     for entry in _entries(root / subject):
         stem, kind = _kind(entry.name)
         if os.path.isdir(entry.path):

@@ -90,5 +90,5 @@ def require_training(people: dict[str, int], settings: SplitSettings) -> None:
         )
         raise UserError(
             f"too few people: {counted} people have at least {settings.min_images} usable pairs, and "
-            f"{LEAST_PEOPLE} are needed: add people or pictures, or lower min_images"
+            f"{LEAST_PEOPLE} are needed: add people or pictures, or lower min_images of notebook 20"
         )

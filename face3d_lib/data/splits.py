@@ -42,8 +42,12 @@ CLOSED, OPENED = ("train", "eval", "test"), ("gallery", "probe", "unknown")
 class SplitSettings:
     """How people and images divide. Ratios are exact fractions written as text or numbers; each triple sums to 1."""
 
-    train_eval_test: tuple = ("0.7", "0.2", "0.1")  # of the images of each person of the closed set
-    train_dev_test_people: tuple = ("0.6", "0.15", "0.25")  # of the people; ("1", "0", "0") is the legacy split
+    train_eval_test: tuple[float | str, ...] = ("0.7", "0.2", "0.1")  # of the images of each person of the closed set
+    train_dev_test_people: tuple[float | str, ...] = (
+        "0.6",
+        "0.15",
+        "0.25",
+    )  # of the people; ("1", "0", "0") is the legacy split
     unknown_people: str = "0.3"  # of the dev and of the test people: never enrolled
     min_images: int = 3  # a person with fewer usable images is set aside
     max_impostor_pairs: int = 20_000  # per group; drawn at random where there are more
@@ -134,7 +138,7 @@ def _closed_set(clean: pd.DataFrame, settings: SplitSettings) -> dict[str, list[
 def _open_set(clean: pd.DataFrame, settings: SplitSettings, order: dict[str, tuple]) -> dict[str, list[str]]:
     """gallery, probe, unknown -> pair_ids of the dev and test people; `order`: sort keys of the sessions."""
     opened: dict[str, list[str]] = {name: [] for name in OPENED}
-    share = exact_ratios([settings.unknown_people, 1 - Fraction(str(settings.unknown_people))])[0]
+    share = _unknown_share(settings)
     for group in ("dev", "test"):
         people = clean[clean["role"] == group]
         names = list(people["subject_id"].unique())
@@ -147,6 +151,17 @@ def _open_set(clean: pd.DataFrame, settings: SplitSettings, order: dict[str, tup
                 opened["gallery"] += enrolled
                 opened["probe"] += sorted(set(rows["pair_id"]) - set(enrolled))
     return opened
+
+
+def _unknown_share(settings: SplitSettings) -> Fraction:
+    """The share of dev and test people who are never enrolled; UserError unless it is from 0 to 1."""
+    try:
+        share = Fraction(str(settings.unknown_people))
+    except (ValueError, ZeroDivisionError):
+        share = Fraction(-1)
+    if not 0 <= share <= 1:
+        raise UserError(f"unknown_people {settings.unknown_people!r}: must be a share from 0 to 1, such as 0.3")
+    return share
 
 
 def enrol_rows(rows: pd.DataFrame, seed: int, order: dict[str, tuple]) -> list[str]:
@@ -171,7 +186,8 @@ def verification_pairs(people: pd.DataFrame, group: str, settings: SplitSettings
     known = people["session"].where(people["session"] != "")
     session = pd.factorize(known)[0]  # -1 = not known
     several = known.groupby(people["subject_id"]).transform("nunique").to_numpy() > 1
-    a, b = [], []
+    a: list[int] = []
+    b: list[int] = []
     for code in np.unique(subject):
         of_one = np.flatnonzero(subject == code)
         i, j = (of_one[k] for k in np.triu_indices(len(of_one), 1))
@@ -230,20 +246,16 @@ def check_splits(splits: Splits, n_rows: int | None = None) -> None:
             raise UserError(
                 f"one {what} is in two places: {list(where['pair_id'])} in {list(where['split'])}; run the split again"
             )
-    trained = set().union(*(set(frame["cls_name"]) for frame in closed.values()))
-    unseen = set().union(*(set(frame["cls_name"]) for frame in opened.values()))
+    trained = set(pd.concat(closed.values())["cls_name"])
+    unseen = pd.concat(opened.values())
+    dev, test = (set(unseen.loc[unseen["group"] == group, "cls_name"]) for group in ("dev", "test"))
     enrolled = set(splits.gallery["cls_name"])
-    for wall, left, right in (
-        ("trained and unseen", trained, unseen),
-        ("enrolled and unknown", enrolled, set(splits.unknown["cls_name"])),
-        (
-            "tuned on and reported on",
-            *(
-                {person for frame in opened.values() for person in frame.loc[frame["group"] == group, "cls_name"]}
-                for group in ("dev", "test")
-            ),
-        ),
-    ):
+    walls = {
+        "trained and unseen": (trained, set(unseen["cls_name"])),
+        "enrolled and unknown": (enrolled, set(splits.unknown["cls_name"])),
+        "tuned on and reported on": (dev, test),
+    }
+    for wall, (left, right) in walls.items():
         if left & right:
             raise UserError(f"{sorted(left & right)[0]} is among the people {wall}: run the split again")
     if missing := set(splits.probe["cls_name"]) - enrolled:
@@ -314,11 +326,11 @@ def paths_of(csv: Path, root: Path) -> list[tuple[Path, Path]]:
     """
     found = []
     for number, row in enumerate(read_table(csv, FIRST_COLUMNS).itertuples(), start=2):
-        pair = []
+        both = []
         for text in (row.rgb_image_path, row.dep_image_path):
             path = inside(root, text, base=csv.parent, where=f"{csv.name} line {number}")
             if not path.is_file():
                 raise UserError(f"{csv.name} line {number}: {text} is not there; align again or correct the line")
-            pair.append(path)
-        found.append(tuple(pair))
+            both.append(path)
+        found.append((both[0], both[1]))
     return found

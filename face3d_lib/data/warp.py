@@ -27,12 +27,12 @@ EYES_TEMPLATE_PX = EYES_MM / MM_PER_TEMPLATE_PX  # 35.2
 class AlignSettings:
     """How a face becomes a crop; two crops may meet in one model only where all of this is equal."""
 
-    mode: str = "template"  # or "facenet" (box and margin, as in 2019) or "none" (centred square)
+    mode: str = "template"  # or "facenet" (box and margin, as in the legacy project) or "none" (centred square)
     image_size: int = 112  # px, crops are square
     margin: int = 44  # source px added to the box in all (half at each side); mode "facenet" only
     min_face_size: int = 20  # px, the smallest face that is looked for
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.mode not in ("template", "facenet", "none"):
             raise UserError(f"mode {self.mode!r} must be template, facenet or none")
         limits = {"image_size": (16, 2048), "margin": (0, 10_000), "min_face_size": (12, MAX_SIDE)}
@@ -48,26 +48,29 @@ class AlignSettings:
 
 
 def template_transform(points: np.ndarray) -> np.ndarray:
-    """(2, 3) similarity of least squares (Umeyama 1991) from five source points to TEMPLATE_112."""
+    """(2, 3) float64: the similarity of least squares (Umeyama 1991) from five source points to TEMPLATE_112.
+
+    Raises BadPair with the status no_face where the points lie in one spot.
+    """
     transform = SimilarityTransform.from_estimate(np.asarray(points, np.float64), TEMPLATE_112)
     if not transform or not np.isfinite(transform.params).all() or not 1e-6 < transform.scale < 1e6:
         raise BadPair("no_face", "the five points lie in one spot: no face to align")
     return transform.params[:2]
 
 
-def warp_matrix(settings: AlignSettings, shape: tuple, face: Detection | None) -> np.ndarray:
-    """(2, 3) float64 from source to crop pixels, pixel centres at whole numbers; rounded as recorded.
+def warp_matrix(settings: AlignSettings, shape: tuple[int, ...], face: Detection | None) -> np.ndarray:
+    """(2, 3) float64 from source to crop pixels, whose centres are at whole numbers; rounded as it is recorded.
 
-    "template": similarity of the five points. "facenet": the box widened by margin / 2 source pixels at each
-    side, cut to the picture, truncated to whole pixels and stretched to the square. "none": the largest
-    centred square.
+    Mode "template" takes the similarity of the five points. Mode "facenet" widens the box by margin / 2 source
+    pixels at each side, cuts it to the picture, truncates it to whole pixels and stretches it to the square. Mode
+    "none", and whoever has no `face`, takes the largest centred square. `shape` is that of the picture, (H, W, ...).
     """
     size, (height, width) = settings.image_size, shape[:2]
-    if settings.mode == "template":
-        ratio = size / 112  # about pixel edges: the crop of 112 px, resized
+    if settings.mode == "template" and face is not None:
+        ratio = size / 112  # the crop of 112 px is resized about its edge, not about a pixel's centre
         matrix = template_transform(face.points) * ratio + np.array([[0, 0, 1], [0, 0, 1]]) * (ratio - 1) / 2
         return np.round(matrix, 9)
-    if settings.mode == "facenet":
+    if settings.mode == "facenet" and face is not None:
         half = settings.margin / 2
         low = np.maximum(face.box[:2] - half, 0).astype(int)
         high = np.minimum(face.box[2:] + half, [width, height]).astype(int)
@@ -81,18 +84,18 @@ def warp_matrix(settings: AlignSettings, shape: tuple, face: Detection | None) -
     return np.round([[scale[0], 0, offset[0]], [0, scale[1], offset[1]]], 9)
 
 
-def warp_pair(rgb: np.ndarray, depth: np.ndarray, matrix: np.ndarray, size: int) -> tuple:
-    """`rgb` and `depth` warped by one `matrix` (2, 3): (size, size, 3) uint8, (size, size) float32.
+def warp_pair(rgb: np.ndarray, depth: np.ndarray, matrix: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """`rgb` and `depth` warped by one `matrix` (2, 3): crops (size, size, 3) uint8 and (size, size) float32.
 
-    Colour is interpolated linearly, after averaging whole blocks where the crop is smaller than its source;
-    depth is taken from the nearest pixel: no value that was not measured. Outside the picture: black, no
-    reading. Raises ValueError naming the argument that is not as `pairs.read_pair` gives it.
+    Colour is interpolated linearly, after averaging whole blocks where the crop is smaller than its source. Depth is
+    taken from the nearest pixel, so that every reading was measured. Outside the picture the crops are black and
+    without a reading. Raises ValueError, which names the argument, where one is not as `decoding.read_pair` gives it.
     """
     check_rgb(rgb)
     if getattr(depth, "dtype", None) != np.float32 or depth.shape != rgb.shape[:2]:
         raise ValueError("depth must be a float32 array (H, W) of the size of rgb")
     if not np.isfinite(depth).all() or depth.min() < 0:
-        raise ValueError("depth must be finite and 0 or more (0 = no reading); read it with pairs.read_depth")
+        raise ValueError("depth must be finite and 0 or more (0 = no reading); read it with decoding.read_depth")
     matrix = np.asarray(matrix, np.float64)
     if matrix.shape != (2, 3) or not np.isfinite(matrix).all():
         raise ValueError("matrix must be (2, 3) and finite")
@@ -113,14 +116,14 @@ def warp_pair(rgb: np.ndarray, depth: np.ndarray, matrix: np.ndarray, size: int)
 
 
 def source_of(matrix: np.ndarray, size: int) -> np.ndarray:
-    """(2, size, size): x and y in the source of every crop pixel."""
+    """(2, size, size) float64: x and y in the source of every pixel of a crop of `size` px; `matrix` is (2, 3)."""
     rows, columns = np.mgrid[:size, :size]
     offsets = np.stack([columns - matrix[0, 2], rows - matrix[1, 2]])
     return np.tensordot(np.linalg.inv(matrix[:, :2]), offsets, 1)
 
 
 def nearest(depth: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`depth` (H, W) at the pixels nearest to the points x, y, 0 outside; and which of them lie within."""
+    """(depth, within): `depth` (H, W) at the pixels nearest to the points x, y, 0 outside; which points lie within."""
     column, row = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
     within = (column >= 0) & (column < depth.shape[1]) & (row >= 0) & (row < depth.shape[0])
     taken = np.zeros(x.shape, np.float32)
@@ -138,7 +141,7 @@ def _bilinear(image: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     right, down = (x - left)[..., None].astype(np.float32), (y - top)[..., None].astype(np.float32)
     flat, at = framed.reshape(-1, 3), top * (width + 2) + left
 
-    def pixels(step):  # take: half the time of an index
+    def pixels(step: int) -> np.ndarray:  # np.take needs half the time of an index
         return np.take(flat, at + step, axis=0)
 
     upper = pixels(0) * (1 - right) + pixels(1) * right
