@@ -30,7 +30,7 @@ from .crops import align_pair, remove_crops, write_crops
 from .decoding import read_pairs
 from .faces import BATCH_PIXELS, Faces, find_faces, load_detector
 from .journal import Rows, chunks_of, file_hashes, journal_line, read_journal, read_table_chunks, still_holds
-from .pairs import PairFiles, RGBDPair, failure, find_pairs
+from .pairs import BadPair, PairFiles, RGBDPair, failure, find_pairs
 from .warp import AlignSettings
 
 
@@ -95,8 +95,11 @@ def align_chunk(pairs: list[PairFiles], job: Job, detector: Any) -> Rows:
                 crops = align_pair(pair, faces, job.settings, row)
             except Exception as error:  # one pair never ends the run
                 row["status"], row["detail"] = failure(error)
-            else:
+                continue
+            try:
                 row |= write_crops(job.output_dir, pair.pair_id, *crops)
+            except BadPair as error:  # a full disk is no BadPair: it ends the run
+                row["status"], row["detail"] = failure(error)
         held.clear()
 
     for files, pair in read_pairs(pairs, job.convention):

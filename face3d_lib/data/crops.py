@@ -98,7 +98,8 @@ def write_crops(folder: Path, pair_id: str, rgb: np.ndarray, depth: np.ndarray) 
     """Write both crops below `folder`, each whole or not at all; their hashes as cells of alignment.csv.
 
     There is no fsync here, because it takes longer than finding the face: a folder is taken up again only where
-    the hashes agree, and the disk is synced once before alignment.csv is written.
+    the hashes agree, and the disk is synced once before alignment.csv is written. Raises BadPair where the output's
+    file system cannot hold so long a name.
     """
     picture, numbers = io.BytesIO(), io.BytesIO()
     Image.fromarray(rgb).save(picture, "PNG", compress_level=1)
@@ -106,10 +107,18 @@ def write_crops(folder: Path, pair_id: str, rgb: np.ndarray, depth: np.ndarray) 
     hashes = {}
     for (kind, suffix), data in zip(CROPS, (picture.getvalue(), numbers.getvalue()), strict=True):
         path = folder / f"{pair_id}{suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
         sibling = path.with_name(f".new-{os.getpid()}")
-        sibling.write_bytes(data)
-        os.replace(sibling, path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sibling.write_bytes(data)
+            os.replace(sibling, path)
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:  # an encrypted home, for one, takes 143 bytes instead of 255
+                sibling.unlink(missing_ok=True)
+                raise BadPair(
+                    "refused_path", "its name is too long for the output folder: give it a shorter one"
+                ) from None
+            raise
         hashes[f"aligned_{kind}_sha256"] = hashlib.sha256(data).hexdigest()
     return hashes
 

@@ -127,6 +127,14 @@ def test_notebooks_import_the_library_before_what_others_wrote(notebook):
 # -------------------------------------------------------------------------------------- names with accents
 
 
+def test_a_kernel_that_would_lose_accents_is_refused():
+    old = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    code = "from face3d_lib.runs.notebook import open_run; open_run('00_look_at_pairs', {})"
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | old, cwd=ROOT, capture_output=True)
+    assert b"UserError: this Python reads file names as ascii" in done.stderr
+    assert b"set PYTHONUTF8=1" in done.stderr
+
+
 @pytest.mark.parametrize("module", ["face3d_lib.cli", "face3d_lib.runs.runner"])
 def test_commands_read_names_as_utf8_in_any_locale(tmp_path, module):
     """Nothing but the message about a notebook that is not there, whose name has to come back as it was given."""

@@ -1,6 +1,7 @@
 """Alignment: the warp by hand, faces alone and in company, folders that survive kills and faults."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import multiprocessing
@@ -450,6 +451,29 @@ def test_every_bad_input_of_a_folder_is_a_row_and_the_rest_goes_on(tmp_path):
     two = frame.set_index("pair_id").loc["Ünal, Ömer/two faces"]
     assert (two["n_faces"], two["choice"], two["found_at"]) == ("2", "largest", "native")
     assert (frame["status"] != "ok").sum() == len(expected) - 2
+
+
+def test_a_name_too_long_for_the_output_is_a_row(tmp_path, monkeypatch):
+    """Escaped bytes of a GBK name make it four times as long; an encrypted home takes 143 bytes instead of 255."""
+    root, none = small_set(tmp_path / "in", people=1, images=2), AlignSettings("none")
+    gbk = os.fsencode(root / "p0") + b"/" + ("人脸照片" * 12).encode("gbk")
+    for suffix in (".png", ".npy"):
+        shutil.copy(root / f"p0/00{suffix}", gbk + suffix.encode())
+    write_pair(root, "p0/" + "n" * 150, texture())
+    replace = os.replace
+
+    def encrypted(source, target):
+        if len(os.path.basename(target)) > 143:
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", encrypted)
+    for _ in range(2):
+        status = run(root, tmp_path / "out", none).set_index("pair_id")["status"]
+        assert status["p0/" + "n" * 150] == "refused_path"
+        assert status["p0/00"] == status["p0/01"] == "ok"
+        assert (status == "refused_path").sum() == 3  # the picture and the depth of the GBK name
+    assert not list((tmp_path / "out").rglob(".new-*"))
 
 
 def test_what_lies_in_the_folder_is_what_the_table_says(tmp_path):

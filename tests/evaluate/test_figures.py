@@ -1,6 +1,8 @@
 """Figures: what they draw is what the numbers say, and their files are small, whole and always the same."""
 
 import json
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +17,7 @@ import matplotlib.pyplot as plt
 from PIL import Image
 
 from face3d_lib.base.atomic import plain
+from face3d_lib.base.paths import ROOT, child_environment
 from face3d_lib.evaluate import figures, metrics, pictures
 
 
@@ -289,3 +292,24 @@ def test_failed_save_keeps_the_old_picture(tmp_path, monkeypatch):
         pictures.save_figure(figure, tmp_path, "f", {"n": 2})
     assert path.read_bytes() == before
     assert json.loads(path.with_suffix(".json").read_text()) == {"n": 1}  # picture and numbers stay together
+
+
+def test_the_users_matplotlibrc_changes_no_figure(tmp_path):
+    """A matplotlibrc that sets figure.autolayout breaks constrained layouts; other lines would restyle our figures."""
+    code = """
+import sys
+from pathlib import Path
+from face3d_lib.evaluate import pictures
+figure, axes = pictures.plt.subplots(1, 2, layout="constrained")
+axes[0].plot([0, 1], [0, 1], label="a"); axes[0].legend()
+Path(sys.argv[1]).write_bytes(pictures.png_of(figure))
+"""
+    (tmp_path / "matplotlibrc").write_text(
+        "figure.autolayout: True\nfont.size: 22\naxes.facecolor: black\nsavefig.dpi: 30\n", encoding="utf-8"
+    )
+    for name, folder in (("without", tmp_path / "nothing"), ("with", tmp_path)):
+        environment = child_environment(MPLCONFIGDIR=str(folder), PYTHONPATH=str(ROOT), MPLBACKEND="agg")
+        words = [sys.executable, "-W", "error", "-c", code, tmp_path / name]
+        done = subprocess.run(words, env=environment, cwd=tmp_path / "..", capture_output=True, encoding="utf-8")
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "with").read_bytes() == (tmp_path / "without").read_bytes()

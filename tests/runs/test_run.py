@@ -392,6 +392,18 @@ def test_a_signal_lets_the_kernel_save(desk, target):
     assert wait_until_gone(kernel)
 
 
+def test_ctrl_c_that_a_parent_passes_on_as_well_counts_once(desk):
+    """A terminal sends SIGINT to the whole group, a sweep or torchrun then sends SIGTERM: the kernel still saves."""
+    process, kernel = train(desk)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 75, output
+    assert int((desk / "runs/trial/90_specimen/saved").read_text()) > 0
+    assert wait_until_gone(kernel)
+
+
 def test_a_second_signal_ends_at_once(desk):
     stubborn = TRAIN.replace("time.sleep(0.5)", "time.sleep(60)")
     process = start(desk, write_notebook(desk, "90_specimen", *OPEN, stubborn, "this.done()"))
