@@ -10,10 +10,10 @@ import hashlib
 import json
 import math
 import os
+import secrets
 import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,29 +21,23 @@ from typing import Any
 
 from .errors import UserError
 
-FOLDERS_UNSYNCED = (
-    errno.EINVAL,
-    errno.EBADF,
-    errno.ENOTSUP,
-    errno.ENOSYS,
-)  # "this file system has no fsync of folders"
+# What a file system answers that cannot sync a folder: CIFS before Linux 4.17, shared folders of VirtualBox, some FUSE
+FOLDERS_UNSYNCED = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A new file beside `path` to write to; it is renamed to `path` when the block ends well, else deleted.
+    """The name of a new file beside `path`, to be written in the block; it becomes `path` when the block ends well.
 
-    Its name is short and unique: two writers never share one, and a `path` whose name is as long as a file system
-    allows (255 bytes) still has a sibling.
+    The name is short and random: two writers never share one, and a `path` whose name is as long as a file system
+    allows (255 bytes) still has a sibling. Where the block or the disk fails, the file is deleted and `path` is as it
+    was before.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".new-", suffix=path.suffix[:16], dir=path.parent)
-    os.close(handle)
-    sibling = Path(name)
+    sibling = path.with_name(f".new-{secrets.token_hex(8)}{path.suffix[:16]}")
     try:
         yield sibling
-        os.chmod(sibling, 0o666 & ~_umask())  # mkstemp makes 0600; a data set is to be shared as the umask says
         _sync(sibling)
         os.replace(sibling, path)
         _sync(path.parent)
@@ -109,12 +103,6 @@ def clear_leftovers(folder: Path) -> None:
     """Delete the temporary files that killed writers left below `folder`. Only the folder's one writer may call it."""
     for leftover in Path(folder).rglob(".new-*"):
         leftover.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _sync(path: Path) -> None:

@@ -41,9 +41,7 @@ def test_data_is_on_the_disk_before_the_name_and_the_name_before_the_end(tmp_pat
 
 
 STEPS = {  # what can fail while a file is written, in order
-    "make": (tempfile, "mkstemp", 1),
     "write": (Path, "write_bytes", 1),
-    "permissions": (os, "chmod", 1),
     "sync of the data": (os, "fsync", 1),
     "rename": (os, "replace", 1),
     "sync of the folder": (os, "fsync", 2),
