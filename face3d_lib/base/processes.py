@@ -216,10 +216,10 @@ def _deaf_children() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-_entered = {}  # in a worker process: the context that `prepare` gave, and its function
+_entered: dict[str, Any] = {}  # in a worker process: the context that `prepare` gave, and its function
 
 
-def _start_worker(prepare, started) -> None:
+def _start_worker(prepare: Callable[[], AbstractContextManager], started: Any) -> None:
     started.set()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     context = prepare()
@@ -232,7 +232,8 @@ def _work(task: Any) -> Any:
 
 def _end_with_parent() -> None:
     """End this worker when its parent was killed; it would wait for work for ever."""
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    if parent := multiprocessing.parent_process():
+        multiprocessing.connection.wait([parent.sentinel])
     os._exit(1)
 
 

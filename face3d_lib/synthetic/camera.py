@@ -8,6 +8,7 @@ it.
 import io
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -54,7 +55,7 @@ class Shot:
 def draw_shot(rng: np.random.Generator, knobs: Knobs) -> Shot:
     """Draw a Shot from the random numbers of an image."""
 
-    def normal(sd):
+    def normal(sd: float) -> float:
         return float(np.clip(rng.standard_normal(), -2, 2)) * sd
 
     angles = (normal(knobs.yaw), normal(knobs.pitch), normal(knobs.roll))
@@ -74,11 +75,11 @@ def draw_shot(rng: np.random.Generator, knobs: Knobs) -> Shot:
     )
 
 
-def mimicry(shot: Shot, head: MeanHead, rows, cols) -> np.ndarray:
-    """The displacement (3, rows, cols), mm, that shot.mimic gives the grid of the head at these rows and columns."""
+def mimicry(lattices: np.ndarray, head: MeanHead, rows: Any, cols: Any) -> np.ndarray:
+    """The displacement (3, rows, cols), mm, that Shot.mimic gives the grid of the head at these rows and columns."""
     soft = head.front * smoothstep(-112, -95, head.height) * smoothstep(70, 45, head.height)
     places = head.row_place[rows], head.col_place[cols]
-    return soft[rows][:, cols] * np.stack([smooth_field(lattice, *places) for lattice in shot.mimic])
+    return soft[rows][:, cols] * np.stack([smooth_field(lattice, *places) for lattice in lattices])
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> np.ndarray:
@@ -116,7 +117,7 @@ def true_landmarks(surface: np.ndarray, shot: Shot, knobs: Knobs) -> tuple[np.nd
     for strength, move in zip(shot.moves, head.moves, strict=True):
         points = points + strength * move[:, rows - head.moving.start, cols]
     if shot.mimic is not None:
-        points = points + mimicry(shot, head, rows, cols)[:, np.arange(5), np.arange(5)]
+        points = points + mimicry(shot.mimic, head, rows, cols)[:, np.arange(5), np.arange(5)]
     u, v, _ = project(rotated(rotation(*shot.angles), points), shot)
     return np.stack([u, v], 1) - f32(0.5), points
 
@@ -170,7 +171,7 @@ def visible_surface(day: Sitting, shot: Shot, knobs: Knobs) -> tuple[np.ndarray,
         if strength > 0:
             surface[:, head.moving] += strength * move[:, :, cols]
     if shot.mimic is not None:
-        surface[:, head.moving] += mimicry(shot, head, head.moving, cols)
+        surface[:, head.moving] += mimicry(shot.mimic, head, head.moving, cols)
     matrix = rotation(*shot.angles)
     points = rotated(matrix, surface)
     shoulders = rotated(rotation(0.35 * yaw, 0.2 * pitch, 0.2 * roll), surface[:, head.neck :])
@@ -379,7 +380,7 @@ def describe_pair(seed: int, subject: int, image: int, knobs: Knobs) -> tuple[di
     session, number = divmod(image, SESSION_SIZE)
     yaw = abs(shot.angles[0])
     moves = dict(zip(EXPRESSIONS, shot.moves[:4], strict=True))
-    strongest = max(moves, key=moves.get)
+    strongest = max(moves, key=lambda name: moves[name])
     expression = "open" if shot.moves[4] > 3 else strongest if moves[strongest] > 0.4 else "neutral"
     row = {
         "pair_id": f"p{subject:04d}/s{session + 1}_{number:03d}",

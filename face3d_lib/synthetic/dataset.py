@@ -3,9 +3,11 @@
 import dataclasses
 import io
 import json
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,16 +44,17 @@ def make_dataset(
     """
     root, knobs = Path(root), knobs or Knobs()
     check_counts(subjects, images_per_session, sessions, first_subject, seed, knobs)
-    settings = {"depth_unit": "mm", "larger_is": "farther", "source": "face3d synthetic faces"}
+    settings: dict = {"depth_unit": "mm", "larger_is": "farther", "source": "face3d synthetic faces"}
     settings |= {"version": VERSION, "seed": seed, "subjects": subjects, "first_subject": first_subject}
     settings |= {"sessions": sessions, "images_per_session": images_per_session}
     settings |= {"knobs": dataclasses.asdict(knobs)}
     images = [s * SESSION_SIZE + i for s in range(sessions) for i in range(images_per_session)]
     jobs = [(root, seed, first_subject + k, images, knobs) for k in range(subjects)]
     rows = {}
+    prepare: Callable[[], Any] = partial(nullcontext, make_subject)
     with only_writer(root), tqdm(total=subjects * len(images), desc="synthetic faces", unit="pair") as bar:
         claim_folder(root, settings)
-        for subject, made in run_tasks(partial(nullcontext, make_subject), jobs, workers or cores()):
+        for subject, made in run_tasks(prepare, jobs, workers or cores()):
             rows[subject] = made
             bar.update(len(made))
         frame = pd.DataFrame([row for subject in sorted(rows) for row in rows[subject]], columns=COLUMNS)

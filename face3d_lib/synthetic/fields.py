@@ -5,20 +5,22 @@ same pixels on every machine.
 """
 
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
-f32 = np.float32
+f32: Any = np.float32  # of numbers, lists and arrays
+Field = np.ndarray | float
 NOISE_SEED = 20190615  # of the one table that all pictures take their noise from
 NOISE_VALUES = 1 << 18
 
 
-def gauss(x: np.ndarray, y: np.ndarray, centre_x: float, centre_y: float, width_x: float, width_y: float):
+def gauss(x: Field, y: Field, centre_x: Field, centre_y: float, width_x: float, width_y: float) -> Any:
     """A Gaussian bump at (x, y): 1 at its centre, 1/e at one width from it."""
     return np.exp(-(((x - centre_x) / f32(width_x)) ** 2) - ((y - centre_y) / f32(width_y)) ** 2)
 
 
-def smoothstep(start: float, end: float, x: np.ndarray):
+def smoothstep(start: float, end: float, x: Field) -> Any:
     """0 at `start`, 1 at `end` and a smooth cubic between, as in GLSL; `start` may be the larger of the two."""
     t = np.clip((x - f32(start)) / f32(end - start), 0, 1)
     return t * t * (3 - 2 * t)
@@ -30,7 +32,7 @@ def smooth_field(lattice: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> np.
     rows (R,) and cols (C,) are the positions at which the field is read; 0 and 1 are the ends of the lattice.
     """
 
-    def cells_and_weights(position, n):
+    def cells_and_weights(position: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
         place = np.asarray(position, f32) * f32(n - 2)
         cell = place.astype(np.intp)
         part = place - cell

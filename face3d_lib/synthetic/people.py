@@ -8,7 +8,7 @@ A person is a function of the numbers (seed, subject) alone, so a finer grid sho
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import numpy as np
 
@@ -69,7 +69,7 @@ BUMPS = [  # name, centre x y, width x y, direction x y z, mean, sd of the heigh
     ("jawwide", 58, -70, 26, 28, 1, 0, 0, 0.0, 4.0), ("facewide", 66, 0, 34, 50, 1, 0, 0, 0.0, 3.5),
     ("crownhigh", 0, 105, 80, 40, 0, 1, 0, 0.0, 4.0), ("jawback", 55, -75, 25, 22, 0, 0, 1, 0.0, 4.0),
     ("skewnose", 0, -28, 14, 16, 1, 0, 0, 0.0, 0.9), ("skewchin", 0, -95, 30, 20, 1, 0, 0, 0.0, 1.2)]
-EXPRESSIONS = {  # bumps that move together: centre x y, width x y, displacement x y z (mm at strength 1)
+EXPRESSIONS: dict[str, list[tuple[float, ...]]] = {  # bumps that move together: centre x y, width x y, displacement x y z (mm at strength 1)
     "smile": [(23, -65, 10, 10, 4, 5, -2), (38, -30, 16, 14, 1, 2, 4), (27, -52, 7, 12, 0, 0, -1.5)],
     "brows": [(28, 30, 24, 12, 0, 5, 0)],
     "frown": [(14, 26, 10, 10, -3, -4, 1), (23, -66, 10, 9, 0, -3, 0)],
@@ -118,7 +118,7 @@ class MeanHead:
         self.sds = np.array([b[9] for b in BUMPS], f32)
         self.bumps = np.stack([self.bump(*b[1:8]) for b in BUMPS])  # (K, 3, R, C)
         self.moving = slice(*np.searchsorted(-y[:, 0], [-70, 155]))  # rows that expressions move
-        moves = [sum(self.bump(*part) for part in parts) for parts in EXPRESSIONS.values()]
+        moves = [reduce(np.add, (self.bump(*part) for part in parts)) for parts in EXPRESSIONS.values()]
         self.moves = np.stack([*moves, self.jaw()])[:, :, self.moving]  # (5, 3, rows, C)
         self.neck = int(np.searchsorted(-y[:, 0], -NECK_TOP))
         self.neck_share = smoothstep(NECK_TOP, NECK_END, y[self.neck :])  # (rows, 1)

@@ -6,6 +6,7 @@ mean head (people.py), so paint follows shape and expression.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -47,13 +48,13 @@ class Paint:
         self.image = np.empty((3, *shape), f32)
         self.image[:] = np.asarray(colour, f32)[:, None, None]
 
-    def cover(self, mask: np.ndarray, colour, strength: float = 1.0) -> None:
+    def cover(self, mask: np.ndarray, colour: Any, strength: float = 1.0) -> None:
         """Lay `colour` (3,) over the mask (R, C), which is cut to 0..1."""
         share = np.clip(mask, 0, 1) * f32(strength)
         for channel, value in zip(self.image, colour, strict=True):
             channel += share * (f32(value) - channel)
 
-    def shade(self, mask: np.ndarray, factor) -> None:
+    def shade(self, mask: np.ndarray, factor: Any) -> None:
         """Multiply the image by `factor` (3,) where the mask (R, C), cut to 0..1, is 1."""
         mask = np.clip(mask, 0, 1)
         for channel, value in zip(self.image, factor, strict=True):
@@ -72,7 +73,7 @@ def paint_skin(paint: Paint, head: MeanHead, who: Identity, beard: float, rouge:
     stubble = smoothstep(-36, -58, y + 0.25 * ax) * smoothstep(-116, -106, head.height)
     paint.shade(stubble * smoothstep(0, 12, abs(y + 65) + ax / 3) * f * beard, (0.50, 0.50, 0.53))
     for k in range(min(8, round(abs(2 * t["moles"])))):
-        paint.shade(gauss(x, y, *who.moles[k], 1.4, 1.4) * f, (0.45, 0.38, 0.35))
+        paint.shade(gauss(x, y, who.moles[k, 0], who.moles[k, 1], 1.4, 1.4) * f, (0.45, 0.38, 0.35))
     for mask, factor in [
         (gauss(ax, y, 30, 18, 17, 9) * 0.5, (0.74, 0.64, 0.62)),  # sockets
         (gauss(ax, y, 31, 1, 13, 5) * (0.35 + 0.12 * t["bags"]), (0.78, 0.68, 0.70)),  # bags
