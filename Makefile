@@ -8,7 +8,7 @@ NBVAL := $(BIN)/pytest -p no:cacheprovider --nbval-lax --nbval-current-env --nbv
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(NBVAL) -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: figures help env demo test test-unit test-notebooks test-full lab lint format notebooks results bench lock clean
+.PHONY: figures help env demo test test-unit test-notebooks test-full lab lint format notebooks results bench gpu-kit bench-gpu lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -64,7 +64,13 @@ results: env ## write figures/README.md and the table in README.md from the JSON
 	$(BIN)/python figures/results.py
 
 bench: env ## speed, side by side with the plain way; tables and plots in figures/bench
-	$(BIN)/python tests/bench.py
+	$(BIN)/python tests/bench/cpu.py
+
+gpu-kit: env ## wheels for `make bench-gpu` on a bare GPU machine, into build/gpu-kit (34 MiB; take the folder along)
+	@$(BIN)/python tests/bench/kit.py
+
+bench-gpu: ## speed on a GPU in under eight minutes, as one table; needs no .venv where build/gpu-kit is
+	@$(if $(wildcard $(BIN)/python),$(BIN)/python,python3) tests/bench/gpu.py
 
 lock: ## resolve pyproject.toml again (needs uv); the lock holds versions and hashes, no hosts
 	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

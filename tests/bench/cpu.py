@@ -1,11 +1,11 @@
-"""Speed, each against the plain way, in turn and in one run: `make bench`. No test: machines differ and are noisy.
+"""Speed on a CPU, job by job beside the plain way to do the same: `make bench`.
 
-    python tests/bench.py [faces] [data] [step] [gpu]        all that this machine can do, or those named
+    python tests/bench/cpu.py [faces] [data] [step]        all three parts, or those that are named
 
-Prints tables and writes figures/bench/<part>.json and .png.
+Prints tables and writes figures/bench/<part>.json and .png. This is no test, because machines differ and are noisy.
+The jobs of a part take turns in one run, so that the ratios between them hold whatever else the machine does.
 """
 
-import math
 import os
 import platform
 import statistics
@@ -40,18 +40,16 @@ from face3d_lib.synthetic import camera, dataset
 from face3d_lib.train import fit
 from face3d_lib.train.augment import Augmentation
 from face3d_lib.train.batches import train_batches
-from face3d_lib.train.embedder import Architecture, Embedder, count
+from face3d_lib.train.embedder import Architecture, Embedder
 from face3d_lib.train.losses import SoftmaxLoss
 
 ROUNDS = 3
-PAIRS_2019 = 403_067  # of the data set of 2019
-CLASSES_2019 = 1_208
 
 
 def measure(jobs: dict, rounds: int = ROUNDS) -> dict[str, list[float]]:
-    """name -> things per second, of each round; the jobs take turns, after one call each that is not counted.
+    """Name of a job -> pairs (or images) per second in each round. The jobs take turns; a first round is not counted.
 
-    A job returns how many things it did, or (things, seconds) where it keeps its own clock.
+    A job returns how many pairs it worked through, or (pairs, seconds) where it measures the time itself.
     """
     rates = {name: [] for name in jobs}
     for turn in range(rounds + 1):
@@ -65,7 +63,7 @@ def measure(jobs: dict, rounds: int = ROUNDS) -> dict[str, list[float]]:
 
 
 def tell(part: str, rates: dict, notes: dict, unit: str) -> None:
-    """Print and keep medians, all rounds and notes."""
+    """Print the rates and write them to figures/bench: their medians, all rounds, and `notes`."""
     medians = {name: statistics.median(values) for name, values in rates.items()}
     for name, values in rates.items():
         print(f"{name:44s}{medians[name]:10.1f} {unit}/s   (of {len(values)}: {min(values):.1f} to {max(values):.1f})")
@@ -85,6 +83,7 @@ def tell(part: str, rates: dict, notes: dict, unit: str) -> None:
 
 
 def machine() -> str:
+    """What the numbers were measured on."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{os.cpu_count()} cores {platform.machine()}"
@@ -94,17 +93,18 @@ def machine() -> str:
 
 
 def faces(folder: Path) -> None:
+    """MTCNN picture by picture as its README shows it, against our batches; an alignment with all files; synthesis."""
     raw = folder / "raw"
-    dataset.make_dataset(raw, 150, 10)  # 3,000 pairs in two sessions: workers take seconds to start
+    dataset.make_dataset(raw, 150, 10)  # 3,000 pairs in two sessions, because workers take seconds to start
     paths = sorted(raw.glob("*/*.png"))[:500]
 
-    def one_at_a_time():  # as the README of facenet-pytorch shows it, all cores; detection alone
+    def one_at_a_time():  # detection alone, on all cores, as the README of facenet-pytorch shows it
         detector = MTCNN()
         for path in paths:
             detector.detect(Image.open(path), landmarks=True)
         return len(paths)
 
-    def one_at_a_time_to_files():  # the whole as in 2019: box, margin, crops of colour and depth; not synced
+    def one_at_a_time_to_files():  # as the legacy project did: box, margin, crops of colour and depth, files not synced
         detector = MTCNN(select_largest=True)
         with tempfile.TemporaryDirectory() as target:
             for path in paths:
@@ -119,17 +119,17 @@ def faces(folder: Path) -> None:
                     np.save(Path(target) / path.stem, crop)
         return len(paths)
 
-    def in_batches():  # the same, by our guarded function, in the chunks of an alignment
+    def in_batches():  # the same by `find_faces`, in the batches that an alignment uses
         detector = load_detector()
         for start in range(0, len(paths), 32):
             find_faces([read_rgb(path) for path in paths[start : start + 32]], detector)
         return len(paths)
 
-    def whole_alignment():  # with hashes, both warps, files written and synced, the table
+    def whole_alignment():  # with hashes, both warps, files written and synced, and the table
         with tempfile.TemporaryDirectory() as target:
             return len(align_folder(raw, Path(target) / "aligned", AlignSettings(), progress=False))
 
-    def synthesis():  # one process, pixels alone
+    def synthesis():  # the pixels alone, in one process
         for image in range(60):
             camera.pair(0, image // 10, image % 10)
         return 60
@@ -150,8 +150,8 @@ def faces(folder: Path) -> None:
 # ---- data: from disk to a batch
 
 
-class Loader2019(Dataset):
-    """One pair at a time as the project of 2019 read it: PNG and npy, skimage's resize, flip, tensors of float32."""
+class LegacyLoader(Dataset):
+    """One pair at a time, read as the legacy project (2019) read it: PNG and npy, skimage's resize, flip, float32."""
 
     def __init__(self, paths: list[Path], labels: np.ndarray, size: int):
         self.paths, self.labels, self.size = paths, labels, size
@@ -179,13 +179,13 @@ def aligned_pack(folder: Path) -> tuple[Pack, list[Path], np.ndarray]:
 
 
 def data(folder: Path) -> None:
-    """On one thread: pairs per second and core."""
+    """Reading, decoding and augmenting pairs on one thread, so per core."""
     pack, paths, labels = aligned_pack(folder)
     torch.set_num_threads(1)
     rows = np.arange(len(pack))
 
-    def as_in_2019():
-        for batch, _ in DataLoader(Loader2019(paths[:96], labels, 224), 16, shuffle=True):
+    def legacy():
+        for batch, _ in DataLoader(LegacyLoader(paths[:96], labels, 224), 16, shuffle=True):
             assert batch.shape[1:] == (4, 224, 224)
         return 96
 
@@ -196,7 +196,7 @@ def data(folder: Path) -> None:
 
     rates = measure(
         {
-            "loader of 2019 (PNG + npy, resize to 224)": as_in_2019,
+            "legacy loader (PNG + npy, resize to 224)": legacy,
             "pack, decoded": packed,
             "pack, decoded and augmented": lambda: packed(Augmentation()),
         }
@@ -210,7 +210,7 @@ def data(folder: Path) -> None:
 
 
 def step(folder: Path, size: int = 112, batch_size: int = 16, steps: int = 6) -> None:
-    """fit against the plainest correct loop on the same tensors, and against the way of 2019 from disk on."""
+    """ResNet-50 on RGB-D: `fit` against a plain loop on the same tensors, and against the legacy way from files."""
     pack, paths, labels = aligned_pack(folder)
     rows = np.arange(batch_size * steps)
     classes = int(labels.max()) + 1
@@ -226,7 +226,7 @@ def step(folder: Path, size: int = 112, batch_size: int = 16, steps: int = 6) ->
             )
         return len(rows), history["seconds"].sum()
 
-    def plainly():  # in the precision that fit chooses
+    def plainly():  # the shortest correct loop, in the precision that `fit` chooses
         network, loss = Embedder(architecture), SoftmaxLoss(128, classes)
         network.to(memory_format=torch.channels_last).train()
         parameters = [*network.parameters(), *loss.parameters()]
@@ -242,81 +242,34 @@ def step(folder: Path, size: int = 112, batch_size: int = 16, steps: int = 6) ->
             optimizer.zero_grad()
         return len(rows), time.perf_counter() - start
 
-    def as_in_2019():
+    def legacy():
         backbone = Embedder(architecture).branch[0].backbone
         network = nn.Sequential(backbone, nn.Linear(backbone.num_features, classes)).train()
         optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
         start = time.perf_counter()
-        for images, target in DataLoader(Loader2019(paths[: len(rows)], labels, size), batch_size, shuffle=True):
+        for images, target in DataLoader(LegacyLoader(paths[: len(rows)], labels, size), batch_size, shuffle=True):
             optimizer.zero_grad()
             nn.functional.cross_entropy(network(images), target).backward()
             optimizer.step()
         return len(rows), time.perf_counter() - start
 
-    jobs = {"fit": by_fit, "plainest loop, same tensors": plainly, "as in 2019, from disk": as_in_2019}
+    jobs = {"fit": by_fit, "plain loop, same tensors": plainly, "legacy way, from files": legacy}
     rates = measure(jobs | {"fit, float32": lambda: by_fit(replace(settings, precision="float32"))})
     pairs = zip(*rates.values(), strict=True)
     ratios = [(plain / ours - 1, ours / old, slower / old) for ours, plain, old, slower in pairs]
     overhead, times, in_float32 = (statistics.median(column) for column in zip(*ratios, strict=True))
-    notes = {"overhead of fit": overhead, "fit against 2019, times": times, "in float32, times": in_float32}
+    notes = {"overhead of fit": overhead, "fit against the legacy way, times": times, "in float32, times": in_float32}
     tell("step", rates, notes | {"size_px": size, "precision of fit": "bf16" if bf16 else "float32"}, "images")
 
 
-# ---- gpu: one epoch of the data set of 2019, random pixels in the real shapes
-
-
-def gpu(folder: Path, device: str = "cuda", batch_size: int = 512, steps: int = 200, pairs: int = PAIRS_2019) -> None:
-    pack = random_pack(pairs)
-    network = Embedder(Architecture("rgbd", "resnet50", fusion="early"))
-    labels = np.random.default_rng(0).integers(0, CLASSES_2019, pairs)
-    rows = np.arange(min(batch_size * steps, pairs))
-    settings = fit.FitSettings(epochs=2, batch_size=batch_size, save_seconds=1e9)  # the first warms up
-    _, flops = count(network, 112)
-    history = fit.fit(
-        network, SoftmaxLoss(128, CLASSES_2019), pack, (rows, labels[: len(rows)]), (rows[:0], rows[:0]), folder / "gpu",
-        settings, Augmentation(), device,
-    )  # fmt: skip
-    last = history.iloc[-1]
-    achieved, possible = 3 * flops * last["images_per_second"], matrix_rate(device)  # backward costs twice the forward
-    notes = {"batch_size": batch_size, "seconds of an epoch of 403,067": PAIRS_2019 / last["images_per_second"]}
-    notes |= {"waiting for data": float(last["data_share"]), "of the measured matrix rate": achieved / possible}
-    tell("gpu", {"ResNet-50 RGB-D, 112 px": [last["images_per_second"]]}, notes, "images")
-
-
-def random_pack(pairs: int, size: int = 112) -> Pack:
-    rng = np.random.default_rng(0)
-    index = pd.DataFrame({"pair_id": np.arange(pairs).astype(str), "subject_id": "0"})
-    rgb = np.frombuffer(rng.bytes(pairs * size * size * 3), np.uint8).reshape(pairs, size, size, 3)
-    depth = np.frombuffer(rng.bytes(pairs * size * size * 2), np.int16).reshape(pairs, size, size)
-    scales = np.tile(np.float32([700, 0.002, 1.8]), (pairs, 1))
-    return Pack(Path("random"), {"sha256": {"index.csv": "random"}}, index, rgb, depth, scales)
-
-
-def matrix_rate(device: str, side: int = 8192) -> float:
-    """FLOP/s of the largest bf16 matrix product that is measured, the best of ten."""
-    kind = torch.bfloat16 if device == "cuda" else torch.float32
-    side = side if device == "cuda" else 1024
-    a = torch.randn(side, side, device=device, dtype=kind)
-    best = math.inf
-    for _ in range(10):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        a @ a
-        if device == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return 2 * side**3 / best
-
-
-PARTS = {"faces": faces, "data": data, "step": step} | ({"gpu": gpu} if torch.cuda.is_available() else {})
+PARTS = {"faces": faces, "data": data, "step": step}
 
 
 def main():
     torch.set_num_threads(os.cpu_count())
     asked = sys.argv[1:] or list(PARTS)
     if unknown := set(asked) - set(PARTS):
-        sys.exit(f"error: {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)} (gpu needs a GPU)")
+        sys.exit(f"error: {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
     for name in asked:
         print(f"-- {name}")
         with tempfile.TemporaryDirectory() as folder:
