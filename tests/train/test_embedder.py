@@ -124,7 +124,7 @@ def test_a_widened_stem_starts_as_it_says(name):
     assert torch.equal(mean[:, 3], mean[:, 4])
     assert torch.equal(zero[:, :3], old)
     assert zero[:, 3:].abs().max() == 0
-    assert (fresh[:, :3] == old).float().mean() < 0.01  # 2019: colour is drawn anew, too
+    assert (fresh[:, :3] == old).float().mean() < 0.01  # the legacy recipe draws the filters of colour anew, too
     assert float(fresh[:, 3:].std()) == pytest.approx(float(fresh[:, :3].std()), rel=0.2)
 
 
