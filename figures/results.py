@@ -21,7 +21,7 @@ TRANSFER = {  # the rows and columns of notebook 45
     "rgb": "RGB",
     "rgbd": "RGB-D, parallel branches",
     "rgb + depth": "RGB and depth networks, embeddings concatenated",
-    "rank1": "unchanged",
+    "unchanged": "unchanged",
     "whitened": "whitened",
     "turned, whitened": "turned and whitened",
 }
