@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ..base.atomic import write_json, write_text
 from ..base.environment import rank_and_world, setting
 from ..base.errors import UserError, first_line
-from ..base.paths import child_environment, relative
+from ..base.paths import ROOT, child_environment, relative
 from ..base.processes import GRACE_SECONDS, lock, stopping_signals, unlock
 from .folders import run_folder
 from .parameters import find_notebook, parameters_for, read_cells
@@ -79,7 +79,8 @@ class _Kernel:
 
         ours = {"FACE3D_RUNNER": str(folder), "FACE3D_NOTEBOOK": str(notebook)}
         jupyter = {"MPLBACKEND": "", "JPY_SESSION_NAME": ""}  # the backend is Jupyter's own, the session not this one's
-        env = child_environment(**ours, **jupyter)
+        library = os.pathsep.join(filter(None, [str(ROOT), setting("PYTHONPATH")]))  # of this checkout, not of another
+        env = child_environment(**ours, **jupyter, PYTHONPATH=library)
         run_sync(self.manager.start_kernel)(cwd=str(notebook.parent), env=env, pass_fds=inherited)
         self.pid = self.manager.provisioner.pid
 
