@@ -22,6 +22,7 @@ env: .venv/.ready ## create the environment in .venv from requirements.lock (5.5
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar off --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@mkdir -p .venv/etc/jupyter && ln -sf ../../../jupyter_server_config.py .venv/etc/jupyter/ # for `jupyter lab` as well
 	@touch $@
 
 demo: env ## the main job: the whole experiment on synthetic faces, into runs/demo
@@ -42,7 +43,7 @@ test-full: env ## the unit tests with the full counts of the reliability matrix 
 	FACE3D_SLOW=1 $(BIN)/pytest -n 2 --dist worksteal tests
 
 lab: env ## JupyterLab on the project; what is run is kept in runs/, and notebooks/ stays clean
-	$(BIN)/jupyter lab
+	JUPYTER_CONFIG_PATH="$(CURDIR)" $(BIN)/jupyter lab
 
 lint: env ## ruff on library, tests and notebooks
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

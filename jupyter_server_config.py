@@ -1,4 +1,4 @@
-"""Read by JupyterLab when it starts in this folder (`make lab`): see face3d_lib/runs/lab.py for what it keeps clean."""
+"""Settings of JupyterLab for this project, by `make lab` and by the `jupyter lab` of .venv: see face3d_lib/runs/lab.py."""
 
 import os
 

@@ -121,7 +121,9 @@ def test_parameters_that_cannot_be_read_stop_no_save(manager, template, text):
     assert "a real face" not in template.read_text()
 
 
-def test_jupyterlab_started_in_the_project_reads_the_setting():
+def test_jupyterlab_of_the_project_reads_the_setting():
     config = (ROOT / "jupyter_server_config.py").read_text(encoding="utf-8")
     assert "pre_save_hook = lab.before_save" in config
-    assert "$(BIN)/jupyter lab\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert 'JUPYTER_CONFIG_PATH="$(CURDIR)" $(BIN)/jupyter lab' in makefile
+    assert "ln -sf ../../../jupyter_server_config.py .venv/etc/jupyter/" in makefile
