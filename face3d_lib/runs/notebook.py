@@ -1,6 +1,7 @@
 """What a notebook opens: its stage of a run, with checked parameters, a lock, seeds and a record."""
 
 import atexit
+import io
 import os
 import platform
 import random
@@ -252,15 +253,18 @@ def _wait_for_another(name: str, folder: Path) -> bool:
 def _run_visibly(notebook: Path, job: Job) -> int:
     """Run a notebook by the command line and show its progress here, in one line that is renewed; its exit code."""
     command = [sys.executable, "-m", "face3d_lib.cli", "run", notebook, job.run, *as_words(job.parameters)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "encoding": "utf-8"}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     child = subprocess.Popen(command, cwd=ROOT, env=child_environment(FACE3D_PROGRESS="1"), **pipes)
     shown = ""
     try:
-        for letter in iter(lambda: child.stdout.read(1), ""):
+        told = io.TextIOWrapper(
+            child.stdout, encoding="utf-8", newline=""
+        )  # keeps carriage returns apart from line ends
+        for letter in iter(lambda: told.read(1), ""):
             if letter not in "\r\n":
                 shown += letter
             elif shown.strip():
-                print(f"\r{shown:<100}", end=letter.strip("\r"), flush=True)
+                print(f"\r{shown.strip():<110}", end=letter.strip("\r"), flush=True)
                 shown = ""
         return child.wait()
     except KeyboardInterrupt:
