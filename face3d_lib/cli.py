@@ -41,7 +41,7 @@ def run(
         typer.Option("-f", exists=True, help="YAML file of parameters; a list of them is run in turn"),
     ] = None,
 ):
-    """Run one notebook with papermill, strictly: unknown or mistyped parameters are errors, the exit code is true."""
+    """Run one notebook with papermill. A mistyped parameter is an error, and the exit code is 0 only if every cell ran."""
     from .runs.parameters import parse_parameters, read_grid
     from .runs.runner import run_grid
 

@@ -57,7 +57,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` to `path` as indented JSON. Raises ValueError for NaN, which JSON has not; `plain` makes it null."""
+    """Write `value` to `path` as indented JSON. Raises ValueError for NaN, which JSON lacks; `plain` makes it null."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
 
 

@@ -13,13 +13,13 @@ def setting(name: str, default: str = "") -> str:
 
 
 def data_folder() -> Path | None:
-    """The folder of raw pairs that FACE3D_DATA names, from the working directory; None where it names none."""
+    """The folder of raw pairs that FACE3D_DATA names, relative to the working directory; None where it names none."""
     name = setting("FACE3D_DATA")
     return Path(os.path.expanduser(name)) if name else None
 
 
 def rank_and_world() -> tuple[int, int]:
-    """(rank of this process, number of processes) as torchrun says them; (0, 1) without torchrun.
+    """(rank of this process, number of processes) as torchrun sets them; (0, 1) without torchrun.
 
     Schedulers and earlier sessions leave RANK behind; without WORLD_SIZE it means nothing, and this process is the
     only one. Raises UserError where the two variables contradict each other.

@@ -24,7 +24,7 @@ from .paths import relative
 
 PREEMPTING = (signal.SIGTERM, signal.SIGUSR1)  # sent by machines that need the processor; SIGUSR1 is Slurm's warning
 STOPPING = (*PREEMPTING, signal.SIGINT, signal.SIGHUP)  # and those of a user at a terminal
-GRACE_SECONDS = 30  # between a stopping signal and the end by force of a kernel that does not stop
+GRACE_SECONDS = 30  # after a stopping signal, before a kernel that does not stop is killed
 ORPHANED_SECONDS = 15  # for which a lock outlives its owner at most, because the owner's kernel still holds it
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of mallopt (malloc.h)
 WITHOUT_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # Lustre and NFS, mounted without locks
@@ -81,7 +81,7 @@ def only_writer(folder: Path, patience_seconds: float = 0) -> Iterator[None]:
 
 
 def is_alive(pid: str) -> bool:
-    """Whether this machine has a process of that number."""
+    """Whether this machine has a process with that number."""
     try:
         os.kill(int(pid), 0)
     except (ValueError, ProcessLookupError):

@@ -43,7 +43,10 @@ def run_of(notebook) -> str:
 
 
 def merged(shown, kept, other_run: bool):
-    """The notebook to write: cells as `shown`, outputs and counts as `kept`; with other_run the parameters as well."""
+    """The notebook to write: the cells of `shown` with the outputs and execution counts of `kept`.
+
+    With `other_run` the parameters are those of `kept`, too.
+    """
     before, result = {cell.get("id"): cell for cell in kept.cells}, copy.deepcopy(kept)
     result.cells = [copy.deepcopy(cell) for cell in shown.cells]
     for cell in result.cells:

@@ -103,9 +103,9 @@ def trailing_comments(source: str) -> dict[int, str]:
 
 
 def check_parameters(model, values: dict, strict: bool = False) -> dict:
-    """All parameters of a notebook, `values` over its defaults; text is read as declared, unless strict.
+    """All parameters of a notebook: its defaults, replaced by `values`. Text is converted to the declared type, unless strict.
 
-    UserError names the parameter, its type and the value; or, when unknown, the nearest and all declared.
+    UserError names the parameter, its type and the value; for an unknown parameter, the nearest ones and all declared.
     """
     from pydantic import ValidationError
 
@@ -161,7 +161,7 @@ def as_words(parameters: dict) -> list[str]:
 
 
 def _from_text(value, title: str):
-    """Text of a command line as pydantic reads it: none, lists as "a,b" or "[1, 2]", Literals of numbers."""
+    """Text of a command line in a form that pydantic reads: "none" is None, and a list may be a,b or [1, 2]."""
     if not isinstance(value, str) or title == "str":
         return value
     if "None" in title and value.lower() in ("none", "null", "~", ""):

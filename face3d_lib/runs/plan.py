@@ -1,4 +1,4 @@
-"""The plan of the experiment: the one list of notebooks, who reads whom, and the parameters of the demo.
+"""The plan of the experiment: the list of all notebooks, what each reads, and the parameters of the demo.
 
 The runner, sweeps, the command line and the Makefile follow it. `python -m face3d_lib.runs.plan order` prints the
 notebooks in an order in which each comes after those that it reads; `... waves` prints them in lines, where the

@@ -87,7 +87,7 @@ def recorded_name(notebook: Path) -> str:
 def refuse_other_data(folder: Path, notebook: Path, parameters: dict) -> None:
     """UserError where a finished stage would take its pairs from elsewhere than before: a run keeps its data.
 
-    Compared are the parameters that hold a folder; everything in the run was made from what lies there.
+    The parameters that hold a folder are compared, because everything in the run was made from what lies there.
     """
     record = read_record(folder)
     for name, field in parameter_model(notebook).model_fields.items():
@@ -101,7 +101,7 @@ def refuse_other_data(folder: Path, notebook: Path, parameters: dict) -> None:
 
 
 class Before:
-    """A stage's folder before a notebook runs in it, to be told whether an attempt that failed has changed it."""
+    """What a stage's folder held before a notebook ran in it; it tells whether a failed attempt has changed anything."""
 
     def __init__(self, folder: Path):
         self.folder, self.record = folder, read_record(folder)
@@ -178,7 +178,7 @@ def result_hash(record: dict, folder: Path) -> str:
 
 
 def without_drawing(code: dict[str, str]) -> dict[str, str]:
-    """The hashes of a record's code but for the files that only draw: no result depends on them."""
+    """The hashes of a record's code without the files that only draw, because no result depends on those."""
     return {name: sha256 for name, sha256 in code.items() if name not in DRAWING}
 
 
@@ -194,7 +194,8 @@ def outdated(record: dict) -> list[str]:
 def up_to_date(notebook: str | Path, run: str, parameters: dict | None = None, pictures: bool = True) -> bool:
     """Whether the stage is done with these parameters, this code and the present results of what it reads.
 
-    pictures: whether changed drawing code counts; a sweep, whose many pictures nobody looks at, lets it pass.
+    pictures: whether a change in code that only draws makes the stage outdated. A sweep, whose pictures nobody looks
+    at, says False.
     """
     notebook = find_notebook(notebook)
     record = read_record(run_folder(run) / notebook.stem)
@@ -202,7 +203,7 @@ def up_to_date(notebook: str | Path, run: str, parameters: dict | None = None, p
 
 
 def is_current(record: dict, parameters: dict, notebook: Path, pictures: bool = True) -> bool:
-    """Whether a record says that its stage is done just so; `up_to_date` for one who holds the record already."""
+    """As `up_to_date`, for a caller that holds the record already."""
     then, now = record.get("code_sha256"), notebook_code(notebook)
     if not pictures and isinstance(then, dict):
         then, now = without_drawing(then), without_drawing(now)

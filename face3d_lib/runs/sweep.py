@@ -73,7 +73,7 @@ def _checked_content(path: Path) -> dict:
 
 
 def _data_job(stage: Stage, name: str, content: dict) -> Job:
-    """A data stage as the sweep wants it: as it was made before, else as in the demo, and as the file says.
+    """The job of a data stage: with the parameters it was made with (else the demo's), replaced by those of the file.
 
     A run keeps its pairs: what the file says about synthetic people does not apply to a run of somebody's own pairs.
     """

@@ -32,7 +32,7 @@ class State:
     def close_epoch(self, eval_accuracy: float, lr: float, watched: dict) -> dict:
         """Add the row of the epoch that has just ended to the history, return it, and move on to the next epoch."""
         loss, right, n = self.totals
-        best = not eval_accuracy < self.best  # NaN, without evaluation pictures: the last epoch is the best
+        best = not eval_accuracy < self.best  # NaN without evaluation pictures: then the last is best
         row = {"epoch": self.epoch + 1, "loss": loss / n, "train_accuracy": right / n if right >= 0 else math.nan}
         row |= {"eval_accuracy": eval_accuracy, "lr": lr, "images_per_second": n / self.seconds}
         row |= {"data_share": self.waited / self.seconds, "seconds": self.seconds, "best": best, **watched}

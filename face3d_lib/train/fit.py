@@ -368,7 +368,7 @@ def agreed_stop(stop: list[int], accelerator: Accelerator) -> bool:
 
 
 class Clock:
-    """Seconds spent on this epoch, over all runs that worked at it, and how many of them were spent waiting for data."""
+    """Seconds spent on this epoch summed over resumptions, and how many of them went into waiting for data."""
 
     def __init__(self, seconds: float, waited: float):
         self.begun, self.waited = time.monotonic() - seconds, waited
