@@ -182,15 +182,33 @@ def value_text(value: list[float] | float | int | str | None) -> str:
 
 
 def bench_table(name: str) -> str:
-    """The rates of bench/<name>.json: median, lowest and highest of the rounds."""
+    """The rates of bench/<name>.json: median, lowest and highest of the rounds; on a GPU, the rows as they were measured."""
     path = f"bench/{name}.json"
     found = load(path)
+    if "rows" in found:
+        head = ["what", "value", "unit", "note"]
+        rows = [[row["what"], measured_text(row["value"]), row["unit"], row["note"]] for row in found["rows"]]
+        return markdown(head, [[cell.replace("|", "/") for cell in row] for row in rows], path)
     (unit,) = (key for key in found if key.endswith("_per_second"))
     rows = [
         [what, f"{value:,.1f}", f"{min(found['all'][what]):,.1f} to {max(found['all'][what]):,.1f}"]
         for what, value in found[unit].items()
     ]
     return markdown(["what", f"{unit.replace('_', ' ')}, median", "range of the rounds"], rows, path)
+
+
+def measured_text(value: float | str | None) -> str:
+    """A measured value with four significant digits, or with none after the point from 1,000 up; "-" for None."""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return "-" if value is None else str(value)
+
+
+def gpu_section() -> str:
+    """The measurement on a GPU, where one has been kept; "" where none has."""
+    if not (FIGURES / "bench" / "gpu.json").exists():
+        return ""
+    return f"### On a GPU\n\n    make gpu-kit bench-gpu\n\n{bench_table('gpu')}"
 
 
 def pictures() -> str:
@@ -268,7 +286,8 @@ def tables() -> dict[str, str]:
         if "rows" in load(f"recorded/{path.name}"):
             made[f"{path.stem}_table"] = recorded_table(path.stem)
         made[f"{path.stem}.command"] = load(f"recorded/{path.name}")["command"]
-    return made | {f"{path.stem}_bench": bench_table(path.stem) for path in sorted((FIGURES / "bench").glob("*.json"))}
+    made["gpu_section"] = gpu_section()
+    return made | {f"{name}_bench": bench_table(name) for name in ("faces", "data", "step")}
 
 
 def filled(text: str) -> str:
@@ -292,7 +311,7 @@ def filled(text: str) -> str:
 def page() -> str:
     """The text of figures/README.md."""
     notice = "<!-- Written by `make results` from results.md and the JSON files; edit those. -->\n\n"
-    return notice + filled((FIGURES / "results.md").read_text(encoding="utf-8"))
+    return notice + re.sub(r"\n{3,}", "\n\n", filled((FIGURES / "results.md").read_text(encoding="utf-8")))
 
 
 def readme(text: str) -> str:

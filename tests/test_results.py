@@ -119,13 +119,25 @@ def check_bench(shown: list[dict], found: dict) -> None:
         assert shown_numbers == pytest.approx([medians[what], rounds[0], rounds[-1]], abs=0.0501)
 
 
+def check_gpu(shown: list[dict], found: dict) -> None:
+    """The rows measured on a GPU, to four digits; the rates that other programs read are among them."""
+    assert [row["what"] for row in shown] == [row["what"] for row in found["rows"]]
+    for cells, row in zip(shown, found["rows"], strict=True):
+        if isinstance(row["value"], float):
+            assert float(cells["value"].replace(",", "")) == pytest.approx(row["value"], rel=6e-4, abs=0)
+        else:
+            assert cells["value"] == ("-" if row["value"] is None else str(row["value"]))
+    rates = {row["what"]: row["value"] for row in found["rows"] if row["unit"] == "images/s"}
+    assert rates == found["images_per_second"] == {what: rounds[0] for what, rounds in found["all"].items()}
+
+
 def check(source: str, shown: list[dict]) -> None:
     """A table of the page against the JSON file that it names."""
     found, parts = results.load(source), source.split("/")
     if parts[0] == "recorded":
         check_recorded(shown, found)
     elif parts[0] == "bench":
-        check_bench(shown, found)
+        (check_gpu if "rows" in found else check_bench)(shown, found)
     elif "minus_baseline" in found:
         check_comparison(shown, found)
     elif parts[-1] == "errors.json":
