@@ -60,19 +60,20 @@ def unmeasured(people: dict[str, int]) -> dict[str, str]:
     (false alarms by people who are not enrolled). `people` is of `people_of_splits` or `expected_people`.
     """
     needs = {
-        "closed_set": ("train", LEAST_PEOPLE, "train, so no network can be trained"),
-        "verification": ("test", LEAST_PEOPLE, "are test people, so no two people never seen can be compared"),
-        "identification": (
-            "enrolled",
+        "closed_set": ("train", LEAST_PEOPLE, "people who train", "no network can be trained"),
+        "verification": (
+            "test",
             LEAST_PEOPLE,
-            "are enrolled test people, so there is nobody to be confused with",
+            "test people",
+            "no two people whom the network never saw can be compared",
         ),
-        "threshold": ("dev", LEAST_PEOPLE, "are dev people, so no threshold can be chosen and no rate at one measured"),
-        "strangers": ("unknown", 1, "are unknown test people, so false alarms by strangers cannot be measured"),
+        "identification": ("enrolled", LEAST_PEOPLE, "enrolled test people", "nobody can be taken for somebody else"),
+        "threshold": ("dev", LEAST_PEOPLE, "dev people", "no threshold can be chosen, and no rate at one is measured"),
+        "strangers": ("unknown", 1, "test people who are not enrolled", "false alarms by strangers are not measured"),
     }
     return {
-        what: f"{people[role] or 'no'} people {why} (at least {least} needed)"
-        for what, (role, least, why) in needs.items()
+        what: f"{who}: {people[role]}, and at least {least} needed, so {therefore}"
+        for what, (role, least, who, therefore) in needs.items()
         if people[role] < least
     }
 

@@ -331,6 +331,18 @@ def test_saturation_is_no_reading_after_conversion_either(tmp_path, dtype, unit_
     assert np.array_equal(read == 0, marked != true)
 
 
+@pytest.mark.parametrize(("dtype", "unit"), [("u2", "mm"), ("i8", "mm"), ("f4", "mm"), ("f4", "m"), ("f8", "m")])
+def test_a_single_pixel_at_65535_is_no_reading(tmp_path, dtype, unit):
+    """Here other readings lie close below, 60 m away: only 65535 itself is always a mark."""
+    true = scene_mm()
+    true[1, :2] = 60_000
+    marked = true.copy()
+    marked[0, 0] = 65_535
+    numbers = (marked / (1000 if unit == "m" else 1)).astype(dtype)
+    read = read_numbers(tmp_path, numbers, DepthConvention(unit, "farther"))
+    assert np.array_equal(np.argwhere(read == 0), [[0, 0]])
+
+
 def test_true_readings_are_not_taken_for_marks(tmp_path):
     """A wall at 2047 mm among others, a face at 1023 mm, a few pixels at 4095 mm, a depth of 65.535 px."""
     wall = np.full((48, 40), 2047) - np.mgrid[:48, :40][0] * 5
