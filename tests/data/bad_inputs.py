@@ -7,8 +7,11 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from skimage import data
+
+from face3d_lib.data.pairs import STATUSES, BadPair
 
 SENTINEL = "opened_by_pickle"
 
@@ -167,3 +170,14 @@ def bad_depths(folder: Path, shape=(48, 40)) -> dict[str, tuple[bytes, str]]:
     return {name: (data, "bad_depth") for name, data in broken.items()} | {
         name: (data, "shape_mismatch") for name, data in mismatched.items()
     }
+
+
+def status_of(function, *arguments):
+    """The status of the BadPair that a call raises; its message is one line that names a file and a fix."""
+    with pytest.raises(BadPair) as caught:
+        function(*arguments)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert ": " in message
+    assert caught.value.status in STATUSES
+    return caught.value.status
