@@ -11,9 +11,10 @@ from .data import convention, manifest, pairs, prospects, splits
 from .evaluate.trained import results
 from .runs.folders import find_stage, run_folder
 from .runs.parameters import find_notebook, parameter_model, parameters_for
-from .runs.plan import DATA, TRAINED, Job, demo_jobs
+from .runs.plan import DATA, TRAINED, Job, demo_waves
 from .runs.record import refuse_other_data, up_to_date
 from .runs.runner import run_notebook
+from .runs.workers import side_by_side
 
 
 def run_demo(data: Path | None, name: str, source: dict, chosen: dict) -> int:
@@ -28,16 +29,25 @@ def run_demo(data: Path | None, name: str, source: dict, chosen: dict) -> int:
     run_folder(name)
     if data:
         check_data(data, **source)
-    jobs = [
-        _with_choices(job, {"data": str(data.resolve())} | source if data else {}, chosen) for job in demo_jobs(name)
-    ]
+    own = {"data": str(data.resolve())} | source if data else {}
+    waves = [[_with_choices(job, own, chosen) for job in wave] for wave in demo_waves(name)]
+    jobs = [job for wave in waves for job in wave]
     checked = [parameters_for(find_notebook(job.notebook), job.run, job.parameters) for job in jobs]
     refuse_other_data(run_folder(name) / jobs[0].notebook, find_notebook(jobs[0].notebook), checked[0])
-    for job in jobs:
-        if up_to_date(job.notebook, job.run, job.parameters):
-            print(f"{job.notebook} ({job.run}): done before", flush=True)
-        elif code := run_notebook(job.notebook, job.run, job.parameters):
-            print(f"stopped at {job.notebook}; the same command goes on from there", file=sys.stderr)
+    for wave in waves:
+        due = [job for job in wave if not up_to_date(job.notebook, job.run, job.parameters)]
+        for job in wave:
+            if job not in due:
+                print(f"{job.notebook} ({job.run}): done before", flush=True)
+        # A job that has company in the plan always gets the threads that it would get with company, so that a demo that
+        # was killed and started again ends with the same numbers.
+        if len(wave) > 1:
+            code = side_by_side(due) if due else 0
+        else:
+            code = run_notebook(due[0].notebook, due[0].run, due[0].parameters) if due else 0
+        if code:
+            stopped_at = ", ".join(dict.fromkeys(job.notebook for job in due))
+            print(f"stopped at {stopped_at}; the same command goes on from there", file=sys.stderr)
             return code
     print(summary(name))
     return 0

@@ -10,7 +10,7 @@ from face3d_lib.runs.plan import PLAN, TRAINED
 
 ROOMS = {  # a package imports only packages above it, a file only files above it in its package
     "base": ["errors", "environment", "paths", "atomic", "tables", "processes"],
-    "runs": ["folders", "plan", "parameters", "code", "record", "notebook", "runner", "sweep", "lab"],
+    "runs": ["folders", "plan", "parameters", "code", "record", "notebook", "runner", "workers", "sweep", "lab"],
     "synthetic": ["fields", "people", "sittings", "camera", "dataset"],
     "data": [
         *["convention", "pairs", "decoding", "faces", "warp", "alignment_table", "depth_check", "crops", "journal"],

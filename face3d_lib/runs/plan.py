@@ -87,6 +87,21 @@ def demo_jobs(run: str) -> list[Job]:
     ]
 
 
+def demo_waves(run: str) -> list[list[Job]]:
+    """The jobs of the demo in groups that run one after the other; those of a group do not read each other.
+
+    Within a group the last of the plan comes first, because the network with two branches trains longest.
+    """
+    groups: list[list[Job]] = []
+    for job in demo_jobs(run):
+        reads = stage_of(job.notebook).reads
+        if groups and not any(other.notebook in reads for other in groups[-1]):
+            groups[-1].insert(0, job)
+        else:
+            groups.append([job])
+    return groups
+
+
 def planned(run: str, name: str) -> Job:
     """The job that makes the stage `name` ("21_pack_dataset", "rgb/30_train_softmax") for `run`.
 

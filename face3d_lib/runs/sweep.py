@@ -18,9 +18,7 @@ others. Without `data`, or where the run NAME has pairs of its own, the data sta
 
 import itertools
 import re
-import subprocess
 import sys
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,12 +26,12 @@ from tqdm.auto import tqdm
 
 from ..base.atomic import write_json
 from ..base.errors import UserError
-from ..base.paths import ROOT, child_environment, relative
 from ..base.processes import cores, stopping_signals
 from .folders import find_stage, run_folder
-from .parameters import as_words, find_notebook, is_folder, parameter_model, parameters_for, read_yaml
+from .parameters import find_notebook, is_folder, parameter_model, parameters_for, read_yaml
 from .plan import DATA, Job, Stage
-from .record import EXIT_CODES, read_record, refuse_other_data, up_to_date
+from .record import EXIT_CODES, read_record, refuse_other_data
+from .workers import Workers, failure
 
 STATUSES = {code: status for status, code in EXIT_CODES.items()}
 KEYS = {"data", "parameters", "grid", "settings"}
@@ -126,11 +124,11 @@ def run_sweep(path: Path, name: str, jobs: int = 1, progress: bool = True) -> in
     runs at work, which save; the same command goes on from there.
     """
     data, training = read_sweep(path, name)
-    work = _Work(name, max(1, cores() // jobs))
+    work = Workers(max(1, cores() // jobs))
     with stopping_signals(work.stop):
         for stage in data:  # one after the other: each reads the one before, and each uses all cores
             if code := work.do(stage, threads=cores()):
-                print(_failure(stage), file=sys.stderr)
+                print(failure(stage), file=sys.stderr)
                 return code
         with (
             ThreadPoolExecutor(jobs) as pool,
@@ -146,47 +144,5 @@ def run_sweep(path: Path, name: str, jobs: int = 1, progress: bool = True) -> in
     ]
     write_json(run_folder(name) / "sweep.json", rows)
     failed = [job for job, code in zip(training, codes, strict=True) if code]
-    print("\n".join([f"{len(rows) - len(failed)} of {len(rows)} runs done", *map(_failure, failed)]))
+    print("\n".join([f"{len(rows) - len(failed)} of {len(rows)} runs done", *map(failure, failed)]))
     return next((code for code in codes if code), 0)
-
-
-def _failure(job: Job) -> str:
-    """One line about a job that did not end well: its reason, and the log that says more."""
-    stage = Path(job.notebook).stem
-    folder = run_folder(job.run)
-    record = read_record(folder / stage)
-    return f"{stage} ({job.run}): {record['status']}: {record.get('error') or 'no reason is recorded'}; see {relative(folder / stage)}.log"
-
-
-class _Work:
-    """Runs as processes of their own; a stopping signal reaches those at work, and no other begins."""
-
-    def __init__(self, name: str, threads: int):
-        self.name, self.threads = name, threads
-        self.stopped, self.children, self.lock = 0, set(), threading.Lock()
-
-    def do(self, job: Job, threads: int | None = None) -> int:
-        if self.stopped:
-            return EXIT_CODES["preempted"]
-        if up_to_date(job.notebook, job.run, job.parameters, pictures=False):
-            return 0
-        command = [sys.executable, "-m", "face3d_lib.cli", "run", job.notebook, job.run, *as_words(job.parameters)]
-        # two busy processes with a thread for each core each would be many times slower than one
-        environment = child_environment(OMP_NUM_THREADS=str(threads or self.threads))
-        folder = run_folder(job.run)
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / f"{Path(job.notebook).stem}.log", "wb") as log, self.lock:
-            child = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
-            self.children.add(child)
-        if self.stopped:
-            child.terminate()
-        code = child.wait()
-        with self.lock:
-            self.children.discard(child)
-        return code if code >= 0 else EXIT_CODES["preempted"]
-
-    def stop(self, number: int, frame) -> None:
-        """Signal handler: end the runs at work, which save, and let no other begin."""
-        self.stopped = number
-        for child in list(self.children):
-            child.terminate()

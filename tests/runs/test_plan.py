@@ -122,3 +122,20 @@ def test_a_step_below_the_default_run_has_the_notebooks_own_parameters():
     assert (demo.run, demo.parameters["epochs"]) == ("demo/rgb", 20)
     assert plan.planned("mine/rgb", "21_pack_dataset") == plan.Job("21_pack_dataset", "mine", {})
     assert plan.planned("mine", "60_own") == plan.Job("60_own", "mine", {})
+
+
+def test_the_demo_runs_in_groups_whose_jobs_do_not_read_each_other():
+    waves = plan.demo_waves("demo")
+    done: set[str] = set()
+    for wave in waves:
+        names = {job.notebook for job in wave}
+        for name in names:
+            assert not names & set(plan.stage_of(name).reads)
+            assert {stage for stage in plan.stage_of(name).reads if plan.stage_of(stage).demo is not None} <= done
+        done |= names
+    jobs = [job for wave in waves for job in wave]
+    assert sorted(jobs, key=str) == sorted(plan.demo_jobs("demo"), key=str)
+    trainings = next(
+        [job.run for job in wave] for wave in waves if "30_train_softmax" in {job.notebook for job in wave}
+    )
+    assert trainings[:3] == ["demo/rgbd", "demo/depth", "demo/rgb"]  # the longest first

@@ -1,6 +1,7 @@
 """A sweep does every run once, goes on after a failure and after a signal, and refuses what cannot be meant."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from face3d_lib.base import paths
 from face3d_lib.base.errors import UserError
 from face3d_lib.base.paths import ROOT
 from face3d_lib.runs import plan, sweep
-from face3d_lib.runs.sweep import Job, _Work, read_sweep, run_sweep
+from face3d_lib.runs.sweep import Job, read_sweep, run_sweep
+from face3d_lib.runs.workers import Workers, side_by_side
 
 GRID = """
 parameters: {epochs: 3}
@@ -123,5 +125,17 @@ def test_each_run_gets_its_share_of_the_cores(tmp_path, small, monkeypatch):
             return 0
 
     monkeypatch.setattr("subprocess.Popen", Child)
-    _Work("s", 3).do(Job(str(small), "s/a", {"n": 1}))
+    Workers(3).do(Job(str(small), "s/a", {"n": 1}))
     assert seen == ["3"]
+
+
+def test_jobs_side_by_side_all_run_and_tell_their_end(tmp_path, small, capsys, monkeypatch):
+    monkeypatch.setattr("face3d_lib.runs.workers.cores", lambda: 2)
+    jobs = [Job(str(small), f"s/{n}", {"n": n}) for n in (1, 2, 3)]
+    assert side_by_side(jobs) == 1
+    said = capsys.readouterr()
+    assert said.out.startswith("2 at a time")
+    assert said.out.count("90_small (s/1): done in") == said.out.count("90_small (s/3): done in") == 1
+    assert re.search(r"90_small \(s/2\): failed: In \[\d\]: AssertionError", said.out)
+    assert side_by_side([jobs[0], jobs[2]]) == 0
+    assert (tmp_path / "runs/s/3/90_small/times").read_text() == "x"
