@@ -48,8 +48,8 @@ class Run:
     """One stage of one run, as its notebook sees it; made by `open_run`.
 
     folder: runs/<run>/<stage>. figures: the folder for `save_figure`. parameters: the checked values.
-    rank: 0, or the rank under torchrun, where rank 0 alone writes records and the others write into folders that
-    go when they end. preempted: a signal asked to stop.
+    rank: the rank under torchrun, else 0; only rank 0 writes records, and the others write into temporary folders that
+    are deleted when they end. preempted: whether a signal asked this process to stop.
     """
 
     def __init__(self, stage: str, namespace: dict):
@@ -65,7 +65,7 @@ class Run:
         if self._notebook.exists():
             refuse_other_data(self.folder, self._notebook, self.parameters)
         (self.rank, self.world), self.preempted = rank_and_world(), False
-        if self.rank:  # what it writes too, rank 0 writes as well: models, tables and pictures stand there once
+        if self.rank:  # rank 0 writes the same models, tables and pictures
             self.folder = Path(tempfile.mkdtemp(prefix="face3d-"))
             atexit.register(shutil.rmtree, self.folder, ignore_errors=True)
         self.figures = self.folder / "figures"
@@ -75,7 +75,7 @@ class Run:
         if self.by_hand or self.rank:
             self._record = new_record(stage, self.run, self.parameters, self._notebook) | {"by_hand": self.by_hand}
         else:
-            self._record = read_record(self.folder)  # the runner has begun it
+            self._record = read_record(self.folder)  # the runner has written its beginning
         self._record["closed"] = False
         self._again = (
             self.by_hand and self._before.done and is_current(self._before.record, self.parameters, self._notebook)
@@ -102,7 +102,7 @@ class Run:
         return folder
 
     def done(self, metrics: dict | None = None) -> None:
-        """Close the stage: metrics.json (NaN as null), status. RuntimeError when a thread has failed."""
+        """Close the stage: write metrics.json (NaN becomes null) and the status. RuntimeError when a thread has failed."""
         if self._thread_errors:
             raise RuntimeError(f"an exception in a thread: {self._thread_errors[0]}")
         if self.rank == 0:
@@ -115,7 +115,7 @@ class Run:
         self.release()
 
     def release(self) -> None:
-        """Give the folder free and undo `_watch`; the status stays as it is, also that of a finished stage left alone."""
+        """Give up the lock on the folder and undo `_watch`; the status of the stage stays as it is."""
         if self._lock is not None and not self._record["closed"] and self._before.was_done_and_is_untouched():
             self._before.restore()
         threading.excepthook = self._previous_hook
@@ -133,7 +133,7 @@ class Run:
         return own if executed or not told.endswith(".ipynb") else Path(told)
 
     def _adopt(self) -> None:
-        """Opened by hand on a finished stage, parameters that nobody chose are those with which the stage was made.
+        """When a finished stage is opened by hand, parameters that nobody chose take the values with which it was made.
 
         The notebook's defaults belong to the run "default"; the demo, or a run of own data, was made with others, and
         only looking at it must not make it anew. A value counts as chosen where it differs from the file's, or where
@@ -152,7 +152,7 @@ class Run:
             print(f"as {self.stage} was made in run {self.run}: {', '.join(told)}")
 
     def _check_parameters(self) -> dict:
-        """What the notebook declares, with the values that its cells gave; by hand as strict as in batch."""
+        """All declared parameters with the values that the notebook's cells gave, checked as strictly as in batch."""
         if not self._notebook.exists():
             return {"run": self.run}
         model = parameter_model(self._notebook)
@@ -160,7 +160,7 @@ class Run:
         return check_parameters(model, values, strict=True)
 
     def _make(self, name: str, record: dict) -> None:
-        """Run the notebook that makes `name`, visibly; UserError where that is for the user to do."""
+        """Run the notebook that makes `name` and show its progress; UserError where only the user can decide to make it."""
         job = planned(self.run, name)
         if job.run.partition("/")[0] != "default" or self.world > 1:
             raise UserError(
@@ -175,11 +175,11 @@ class Run:
             raise UserError(f"{self.stage} reads {name}, which could not be made (exit code {code}, see above)")
 
     def _write(self) -> None:
-        if self.rank == 0 and not self._again:  # a stage that is made again as it is stays done meanwhile
+        if self.rank == 0 and not self._again:  # an unchanged stage that is made again stays done
             write_json(self.folder / "run.json", self._record)
 
     def _end(self, status: str) -> None:
-        """Say how the stage ended; one that was done and is as it was stays done."""
+        """Record how the stage ended; a stage that was done stays done if none of its files has changed."""
         if status != "done" and self._before.was_done_and_is_untouched():
             self._before.restore()
         elif self.rank == 0:
@@ -199,7 +199,7 @@ class Run:
     def _on_signal(self, number: int, frame) -> None:
         ours = os.getpid() == self._pid  # forked workers inherit the handler: they just end
         if ours and self.preempted:
-            return  # saving has begun; what takes too long is killed, by the runner or by who sent the signal
+            return  # saving has begun; if it takes too long, the runner or the sender of the signal kills the process
         self.preempted = True
         if ours and self.by_hand:
             self._end("preempted")
@@ -207,7 +207,7 @@ class Run:
             frame = frame.f_back
         if ours and frame is not None:
             raise Preempted(f"stopped by {signal.Signals(number).name}")
-        signal.signal(number, signal.SIG_DFL)  # between cells nothing is to be saved, and raising would do harm
+        signal.signal(number, signal.SIG_DFL)  # between cells there is nothing to save, and an exception would do harm
         os.kill(os.getpid(), number)
 
     def _on_exit(self) -> None:
@@ -239,7 +239,7 @@ def _advice(job: Job, record: dict) -> str:
 
 
 def _wait_for_another(name: str, folder: Path) -> bool:
-    """Whether another process made the stage in `folder` while we waited; False at once where none is at it."""
+    """Wait while another process makes the stage in `folder`; whether it was made. False at once where nobody makes it."""
     record, told = read_record(folder), False
     while record["status"] == "running" and not record.get("by_hand") and is_alive(str(record.get("pid"))):
         if not told:
@@ -251,7 +251,7 @@ def _wait_for_another(name: str, folder: Path) -> bool:
 
 
 def _run_visibly(notebook: Path, job: Job) -> int:
-    """Run a notebook by the command line and show its progress here, in one line that is renewed; its exit code."""
+    """Run a notebook in a process of its own, show its progress in one line that is renewed, and return its exit code."""
     command = [sys.executable, "-m", "face3d_lib.cli", "run", notebook, job.run, *as_words(job.parameters)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     child = subprocess.Popen(command, cwd=ROOT, env=child_environment(FACE3D_PROGRESS="1"), **pipes)
@@ -299,7 +299,7 @@ def open_run(stage: str, namespace: dict) -> Run:
 
 
 def set_seeds(seed: int) -> None:
-    """Seed python, numpy and, where imported, torch, which is then deterministic where it can be."""
+    """Seed python, numpy and, if it is imported, torch, which then uses deterministic algorithms where it has them."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 (libraries draw from the global generator)
     if torch := sys.modules.get("torch"):

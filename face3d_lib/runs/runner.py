@@ -39,9 +39,9 @@ class _Stopped(Exception):
 
 
 class _Kernel:
-    """A kernel of this very Python, in a process group of its own, that hears of the runner's signals.
+    """A kernel that runs this same Python in a process group of its own, and gets the runner's signals.
 
-    bar: shows the cell that runs and the latest line of progress that the kernel tells.
+    bar: shows the cell that runs and the latest progress that the kernel reports.
     """
 
     def __init__(self, bar: tqdm):
@@ -85,7 +85,7 @@ class _Kernel:
         self.pid = self.manager.provisioner.pid
 
     def show(self, message: dict) -> None:
-        """Put what a message of the kernel tells about progress behind the bar: a printed line, or a bar of tqdm.
+        """Show the progress that a message of the kernel reports, a printed line or a bar of tqdm, behind the bar.
 
         In a notebook tqdm is a widget: "epoch 3/16:  18%" is the HTML to the left of its bar and "49/272 [00:05<00:27"
         that to the right, with spaces as wide as digits.
@@ -195,9 +195,9 @@ def run_notebook(
 
 @contextmanager
 def _progress(label: str) -> Iterator[tqdm]:
-    """One line on a terminal, renewed in place: the cell, the seconds, and what the kernel tells. Elsewhere nothing.
+    """One line of progress, renewed in place on a terminal: the cell, the seconds, and what the kernel reports.
 
-    FACE3D_PROGRESS asks for it elsewhere too: a notebook that has what it reads made shows these lines.
+    Without a terminal nothing is shown, unless FACE3D_PROGRESS is set, as it is when a notebook has its inputs made.
     """
     form = "{desc}: cell {n_fmt} of {total_fmt} [{elapsed}]{postfix}"
     quiet = False if setting("FACE3D_PROGRESS") else None
@@ -239,7 +239,7 @@ def _execute(notebook, folder, name, values, kernel, handles, cell_timeout) -> t
 
 
 def _verdict(nb) -> tuple[str, str | None]:
-    """What an executed notebook says when papermill is not believed."""
+    """The status and the error that the cells of an executed notebook show, whatever papermill reported."""
     cells = [cell for cell in nb.cells if cell.cell_type == "code" and cell.source.strip()]
     unrun = sum(cell.execution_count is None for cell in cells)
     for number, cell in enumerate(cells, start=1):
