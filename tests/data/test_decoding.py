@@ -231,7 +231,7 @@ def test_metres_become_millimetres_and_a_wrong_unit_is_found(tmp_path):
 
 
 def test_nearer_is_turned_and_keeps_differences(tmp_path):
-    """The 2019 form: float64, 0 = nothing, larger = nearer, no unit."""
+    """The form of the legacy data: float64, 0 = nothing, larger = nearer, no unit."""
     near = np.array([[0.0, 10.5], [70.25, 90.0]])
     np.save(tmp_path / "a.npy", near)
     read = read_depth(tmp_path / "a.npy", DepthConvention("pixel", "nearer"), (2, 2))
