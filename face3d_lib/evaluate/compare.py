@@ -39,7 +39,7 @@ def unseen(network: Embedder, packed: Pack, division: Splits, folder: Path, repl
     people = open_set(vectors, division)
     who = people.probes.subject_ids
     found["rank1"] = mean_bootstrap(ranks(people.known, who, people.enrolled.subject_ids) == 1, who, replicates)
-    rates = {"genuine": len(trials.genuine), "impostor": len(trials.impostor)}
+    rates: dict[str, float] = {"genuine": len(trials.genuine), "impostor": len(trials.impostor)}
     for name, interval in found.items():
         rates |= {name: float(interval.value), f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}
     return rates
@@ -90,8 +90,9 @@ def late_fusion(first: Trained, second: Trained, packed: Pack, division: Splits)
     accuracies: those of either network alone by the same rule.
     """
     both = [_unseen_of(network) for network in (first, second)]
-    weight = best_weight(*(trials_of(vectors, division, "dev") for vectors in both), n_steps=21)
-    weights = {"fused": [weight, 1 - weight], "first": [1, 0], "second": [0, 1]}
+    dev = [trials_of(vectors, division, "dev") for vectors in both]
+    weight = best_weight(dev[0], dev[1], n_steps=21)
+    weights: dict[str, list[float]] = {"fused": [weight, 1 - weight], "first": [1, 0], "second": [0, 1]}
     trials = fuse_trials([trials_of(vectors, division) for vectors in both], weights["fused"])
 
     sets = [open_set(vectors, division) for vectors in both]
@@ -124,7 +125,7 @@ def _closed_set(network: Trained, packed: Pack, division: Splits) -> tuple[Embed
         rows = packed.rows(part["pair_id"])
         vectors = torch.nn.functional.normalize(vectors_of(model, packed, rows)).cpu().numpy()
         found.append(Embeddings(part["pair_id"].to_numpy(str), part["cls_name"].to_numpy(str), vectors))
-    return tuple(found)
+    return found[0], found[1]
 
 
 def _right(pair_ids, people, named) -> pd.Series:
@@ -139,14 +140,14 @@ def compare(first: list[Outcome], second: list[Outcome], replicates: int = 500) 
     people would change, not what other seeds would. Keys: eer and accuracy (closed set), each with _low and _high, and
     _shown: True when the interval leaves out 0.
     """
-    trials = [[system.trials for system in group] for group in (first, second)]
-    rate = paired_bootstrap(*trials, lambda roc: roc.eer()[0], replicates)
+    one, other = ([system.trials for system in group] for group in (first, second))
+    rate = paired_bootstrap(one, other, lambda roc: roc.eer()[0], replicates)
     right = [
         pd.concat([system.right.astype(float) for system in group], axis=1).mean(axis=1) for group in (first, second)
     ]
     both = pd.concat(right, axis=1, keys=["first", "second"]).dropna()
     accuracy = mean_bootstrap(both["second"] - both["first"], both.index.get_level_values(1), replicates)
-    found = {}
+    found: dict[str, float | bool] = {}
     for name, interval in {"eer": rate, "accuracy": accuracy}.items():
         low, high = float(interval.low), float(interval.high)
         found |= {name: float(interval.value), f"{name}_low": low, f"{name}_high": high}

@@ -1,9 +1,10 @@
 """Pairs -> embeddings of unit length: whole splits, nothing dropped, the same numbers every time."""
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ class Embeddings:
     def __len__(self):
         return len(self.pair_ids)
 
-    def select(self, pair_ids) -> "Embeddings":
+    def select(self, pair_ids: Iterable[str]) -> "Embeddings":
         """Those of `pair_ids`, in their order; UserError names the first that is not here."""
         place = {pair_id: row for row, pair_id in enumerate(self.pair_ids.tolist())}
         try:
@@ -42,9 +43,9 @@ class Embeddings:
 
     def save(self, path: Path) -> None:
         """Write to `path` (.npz, no pickle inside), whole or not at all."""
-        texts = {"pair_ids": np.asarray(self.pair_ids, str), "subject_ids": np.asarray(self.subject_ids, str)}
+        pair_ids, subject_ids = np.asarray(self.pair_ids, str), np.asarray(self.subject_ids, str)
         with replacing(Path(path)) as sibling, open(sibling, "wb") as file:
-            np.savez(file, vectors=self.vectors, **texts)
+            np.savez(file, vectors=self.vectors, pair_ids=pair_ids, subject_ids=subject_ids)
 
     @classmethod
     def load(cls, path: Path) -> "Embeddings":
@@ -77,7 +78,7 @@ def embed_batch(embedder: Embedder, batch: Batch) -> torch.Tensor:
 
 
 def embed(
-    embedder: Embedder, pack: Pack, rows, batch_size: int = 128, progress: bool = True, without: str = ""
+    embedder: Embedder, pack: Pack, rows: np.ndarray, batch_size: int = 128, progress: bool = True, without: str = ""
 ) -> Embeddings:
     """The embeddings of the pairs at `rows` of the pack, in that order, made on the embedder's device.
 
@@ -99,7 +100,7 @@ def embed(
     return Embeddings(index["pair_id"].to_numpy(str), index["subject_id"].to_numpy(str), vectors)
 
 
-def whitening(vectors) -> Callable[[np.ndarray], np.ndarray]:
+def whitening(vectors: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """A map (..., D) -> (..., D) that gives `vectors` (N, D) mean 0 and, but for shrinkage, unit covariance.
 
     Learnt without names from pairs of a sensor that the network was not trained for: what all of them share, and
@@ -125,7 +126,7 @@ def embed_pair(embedder: Embedder, pair: RGBDPair, alignment: AlignSettings) -> 
     found = None
     if alignment.mode != "none":
         (found,) = find_faces([pair.rgb], load_detector(), alignment.min_face_size)
-    row = {}
+    row: dict[str, Any] = {}
     rgb, depth = align_pair(pair, found, alignment, row)
-    batch = make_batch(rgb, depth, row["depth_per_px"], next(embedder.parameters()).device)
+    batch = make_batch(rgb, depth, row["depth_per_px"], str(next(embedder.parameters()).device))
     return embed_batch(embedder, batch)[0].cpu().numpy()

@@ -3,11 +3,14 @@
 Systems differ in colour and, for readers who cannot tell colours apart or print in grey, in line style.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from .metrics import Roc
 from .pictures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, literal, show_depth, show_rgb
@@ -26,7 +29,7 @@ def style(number: int) -> dict:
     return {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number % len(LINES)]}
 
 
-def plot_roc(ax, roc: Roc, label: str, system: int = 0):
+def plot_roc(ax: Axes, roc: Roc, label: str, system: int = 0) -> Axes:
     """TAR over FAR on a log axis, from one impostor comparison up; call it once for each system 0, 1, ...
 
     The curve is a staircase: its height at a FAR is TAR@FAR. The grey line is chance, TAR = FAR. A curve that cannot
@@ -44,7 +47,7 @@ def plot_roc(ax, roc: Roc, label: str, system: int = 0):
     return ax
 
 
-def plot_cmc(ax, rates, label: str, system: int = 0, n_ranks: int = 20):
+def plot_cmc(ax: Axes, rates: np.ndarray, label: str, system: int = 0, n_ranks: int = 20) -> Axes:
     """Share of probes found among the best k of the gallery: `rates` of metrics.cmc, grey is chance."""
     shown = min(n_ranks, len(rates))
     rank = np.arange(1, shown + 1)
@@ -56,7 +59,13 @@ def plot_cmc(ax, rates, label: str, system: int = 0, n_ranks: int = 20):
     return ax
 
 
-def plot_score_histogram(ax, genuine, impostor, threshold: float | None = None, kinds=("genuine", "impostor")):
+def plot_score_histogram(
+    ax: Axes,
+    genuine: np.ndarray,
+    impostor: np.ndarray,
+    threshold: float | None = None,
+    kinds: tuple[str, str] = ("genuine", "impostor"),
+) -> Axes:
     """Densities of two kinds of scores on common bins, with their numbers, and the threshold.
 
     Either may be empty; it then stands in the legend with its number, 0. A threshold that is None or NaN is not drawn.
@@ -78,13 +87,13 @@ def plot_score_histogram(ax, genuine, impostor, threshold: float | None = None, 
     ax.set(xlabel="score (cosine similarity)", ylabel="density", ylim=(0, ax.get_ylim()[1] * 1.5))
     if threshold is not None and np.isfinite(threshold):
         ax.axvline(threshold, ymax=0.7, color="black", linewidth=1.2, linestyle="--")
-        where = {"xy": (threshold, 0.71), "xycoords": ax.get_xaxis_transform()}
+        where: dict[str, Any] = {"xy": (threshold, 0.71), "xycoords": ax.get_xaxis_transform()}
         ax.annotate(f"threshold {threshold:.3f}", ha="center", va="bottom", fontsize=10, **where)
     ax.legend(loc="upper left")
     return ax
 
 
-def plot_failure_rates(ax, table: pd.DataFrame, what: str = "faces not found"):
+def plot_failure_rates(ax: Axes, table: pd.DataFrame, what: str = "faces not found") -> Axes:
     """A bar per row of metrics.failure_rates (group, n, failed, rate, low, high), and counts."""
     place = np.arange(len(table))[::-1]
     rate, low, high = (100 * table[name].to_numpy(float) for name in ("rate", "low", "high"))
@@ -99,15 +108,16 @@ def plot_failure_rates(ax, table: pd.DataFrame, what: str = "faces not found"):
     return ax
 
 
-def plot_landmark_error(ax, error, yaw_deg, bin_deg: float = 15):
+def plot_landmark_error(ax: Axes, error: np.ndarray, yaw_deg: np.ndarray, bin_deg: float = 15) -> Axes:
     """Landmark error (N,), in fractions of the inter-eye distance, over |yaw| (N,), and medians of bins."""
     error, yaw = np.asarray(error, float), np.abs(np.asarray(yaw_deg, float))
     ax.plot(yaw, error, ".", color=SKY, markersize=4, alpha=0.5, label="one image")
     number = (yaw // bin_deg).astype(int)
     bins = np.unique(number)
     low, middle, high = np.transpose([np.percentile(error[number == b], [5, 50, 95]) for b in bins])
-    reach, style = [middle - low, high - middle], {"fmt": "o", "color": BLUE, "elinewidth": 1.5, "capsize": 4}
-    ax.errorbar((bins + 0.5) * bin_deg, middle, reach, label="median, 5-95 %", **style)
+    reach = [middle - low, high - middle]
+    how: dict[str, Any] = {"fmt": "o", "color": BLUE, "elinewidth": 1.5, "capsize": 4}
+    ax.errorbar((bins + 0.5) * bin_deg, middle, reach, label="median, 5-95 %", **how)
     ax.set(xlabel="head turned by, degrees of yaw", ylabel="error / inter-eye distance")
     ax.set_ylim(0, max(0.1, 1.1 * np.percentile(error, 99)))  # a single lost face would hide all others
     beyond = int((error > ax.get_ylim()[1]).sum())
@@ -117,7 +127,7 @@ def plot_landmark_error(ax, error, yaw_deg, bin_deg: float = 15):
     return ax
 
 
-def plot_training(ax, history: pd.DataFrame):
+def plot_training(ax: Axes, history: pd.DataFrame) -> Axes:
     """By epoch, loss on the left axis and accuracies on the right, from the table that fit.fit returns."""
     ax.plot(history["epoch"], history["loss"], color=GREY, marker="o", markersize=3, label="loss")
     ax.set(xlabel="epoch", ylabel="training loss", ylim=(0, None))
@@ -139,8 +149,8 @@ def plot_training(ax, history: pd.DataFrame):
     right.set(ylabel="accuracy", ylim=(0, 1.02))
     right.spines["right"].set_visible(True)
     lines = [*ax.get_lines(), *right.get_lines()]
-    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 3, "columnspacing": 1.0}
-    ax.legend(lines, [line.get_label() for line in lines], **above)
+    above: dict[str, Any] = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 3, "columnspacing": 1.0}
+    ax.legend(lines, [str(line.get_label()) for line in lines], **above)
     return ax
 
 
@@ -158,7 +168,7 @@ WATCHED = {  # a value that a loss watches: (the quantity on the axis, its name 
 }
 
 
-def plot_watched(ax, history: pd.DataFrame, names: list[str]):
+def plot_watched(ax: Axes, history: pd.DataFrame, names: list[str]) -> Axes:
     """By epoch, the values `names` that a loss watched; they are columns of `history` and share a unit."""
     for number, name in enumerate(names):
         quantity, label = WATCHED.get(name, (name, name))
@@ -169,7 +179,7 @@ def plot_watched(ax, history: pd.DataFrame, names: list[str]):
     return ax
 
 
-def training_figure(history: pd.DataFrame):
+def training_figure(history: pd.DataFrame) -> Figure:
     """The figure of one training: loss and accuracies by epoch, and a panel for each quantity that the loss watched.
 
     history: the table that `fit.fit` returns, in which the watched values follow the column `best`.
@@ -186,7 +196,7 @@ def training_figure(history: pd.DataFrame):
     return figure
 
 
-def plot_settings(ax, table: pd.DataFrame, column: str, label: str, order: Sequence[str] = ()):
+def plot_settings(ax: Axes, table: pd.DataFrame, column: str, label: str, order: Sequence[str] = ()) -> Axes:
     """A row for each setting: a dot for each seed and a bar at the mean of `column`.
 
     table: columns setting, seed and `column`. order: the settings from the top; without it they are sorted by the mean.
@@ -204,12 +214,12 @@ def plot_settings(ax, table: pd.DataFrame, column: str, label: str, order: Seque
     unique = dict(zip(names, handles, strict=True))
     if not ax.figure.legends:  # one legend for all axes of a figure
         ax.figure.legend(unique.values(), unique.keys(), loc="outside upper center", ncols=2)
-    if ax.get_legend():
-        ax.get_legend().remove()
+    if legend := ax.get_legend():
+        legend.remove()
     return ax
 
 
-def tsne(vectors, seed: int = 0) -> np.ndarray:
+def tsne(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
     """t-SNE (van der Maaten and Hinton 2008) of unit vectors (N, D) by cosine: (N, 2); NaN for fewer than four vectors."""
     from sklearn.manifold import TSNE  # a second of import that only this needs
 
@@ -225,7 +235,7 @@ def tsne(vectors, seed: int = 0) -> np.ndarray:
     ).fit_transform(vectors)
 
 
-def plot_tsne(ax, points, labels, title: str = ""):
+def plot_tsne(ax: Axes, points: np.ndarray, labels: Iterable[str], title: str = "") -> Axes:
     """Points (N, 2) of `tsne`: a colour and a marker for each label, named in a legend below. "" is a label not known."""
     import seaborn as sns  # a second of import that only some plots need
 
@@ -246,7 +256,9 @@ def plot_tsne(ax, points, labels, title: str = ""):
     return ax
 
 
-def overview(rgb, depth, rocs: dict[str, Roc], table: pd.DataFrame, title: str = ""):
+def overview(
+    rgb: Sequence[np.ndarray], depth: Sequence[np.ndarray], rocs: dict[str, Roc], table: pd.DataFrame, title: str = ""
+) -> Figure:
     """One figure of a run: P pairs above, the ROC of each system and a table below.
 
     rgb: P pictures (H, W, 3); depth: P canonical maps (H, W). rocs: by the label of each system. table: texts, with a
@@ -254,7 +266,8 @@ def overview(rgb, depth, rocs: dict[str, Roc], table: pd.DataFrame, title: str =
     """
     figure = plt.figure(figsize=(10, 7.4))
     columns = max(1, len(rgb))
-    above, below = figure.subfigures(2, 1, height_ratios=[2 * 10 / max(5, columns) + 0.1, 7.3 - 20 / max(5, columns)])
+    ratios = [2 * 10 / max(5, columns) + 0.1, 7.3 - 20 / max(5, columns)]
+    above, below = np.ravel(figure.subfigures(2, 1, height_ratios=ratios))
     axes = above.subplots(2, columns, gridspec_kw={"wspace": 0.02, "hspace": 0.02}, squeeze=False)
     for column in range(len(rgb)):
         show_rgb(axes[0, column], rgb[column])

@@ -1,10 +1,11 @@
 """Confidence intervals by the bootstrap over people: people are drawn again, never single pairs."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from .metrics import curves_of, flat, subject_numbers
+from .metrics import Roc, curves_of, flat, subject_numbers
 from .scores import Trials, require_same_trials
 
 
@@ -12,9 +13,9 @@ from .scores import Trials, require_same_trials
 class Interval:
     """A value and its percentile bootstrap interval; what cannot be measured is NaN, and `reason` says why."""
 
-    value: float | np.ndarray
-    low: float | np.ndarray
-    high: float | np.ndarray
+    value: float
+    low: float
+    high: float
     level: float
     n_subjects: int
     n_replicates: int  # those that had both genuine and impostor trials
@@ -22,9 +23,9 @@ class Interval:
 
 
 def subject_bootstrap(
-    trials: Trials, statistic, n_replicates: int = 1000, seed: int = 0, level: float = 0.95
+    trials: Trials, statistic: Callable[[Roc], float], n_replicates: int = 1000, seed: int = 0, level: float = 0.95
 ) -> Interval:
-    """The interval of `statistic(Roc)`, a number or an array, when people are drawn again with replacement.
+    """The interval of `statistic(Roc)` when people are drawn again with replacement.
 
     Trials share people, so drawing trials would make intervals several times too narrow. Here a person drawn
     w times weighs w in genuine trials, and persons drawn v and w times weigh v * w in the impostor trials
@@ -41,9 +42,9 @@ def subject_bootstrap(
 
 
 def paired_bootstrap(
-    first: Trials | list[Trials],
-    second: Trials | list[Trials],
-    statistic,
+    first: Trials | Sequence[Trials],
+    second: Trials | Sequence[Trials],
+    statistic: Callable[[Roc], float],
     n_replicates: int = 1000,
     seed: int = 0,
     level: float = 0.95,
@@ -58,7 +59,7 @@ def paired_bootstrap(
     require_same_trials(*first, *second)
     curves = curves_of(*first, *second)
 
-    def difference(weight=None):
+    def difference(weight: np.ndarray | None = None) -> float:
         values = [statistic(curve.roc(weight)) for curve in curves]
         return np.mean(values[len(first) :], axis=0) - np.mean(values[: len(first)], axis=0)
 
@@ -67,7 +68,9 @@ def paired_bootstrap(
     return _interval(difference(), values, curves[0].n_subjects, level, least=3, reason=_one_kind(first[0]))
 
 
-def mean_bootstrap(values, subjects, n_replicates: int = 1000, seed: int = 0, level: float = 0.95) -> Interval:
+def mean_bootstrap(
+    values: np.ndarray, subjects: np.ndarray, n_replicates: int = 1000, seed: int = 0, level: float = 0.95
+) -> Interval:
     """The interval of a mean over probes when people are drawn again: accuracy, or rank-1 (`ranks(...) == 1`).
 
     `values` (P,) numbers or bool, `subjects` (P,). For two systems on the same probes give the difference of

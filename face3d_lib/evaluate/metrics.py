@@ -7,6 +7,7 @@ one; scores that are NaN or infinite are errors. Thresholds are chosen on develo
 people: `threshold_at_far(development impostors)`, then `rates_at(test genuine, test impostors, threshold)`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -60,7 +61,7 @@ class Roc:
     n_genuine: int
     n_impostor: int
 
-    def tar_at_far(self, far):
+    def tar_at_far(self, far: np.ndarray) -> np.ndarray | float:
         """The highest TAR whose FAR is at most `far` (number or array); NaN where far < 1 / n_impostor."""
         far = np.asarray(far, float)
         if not self.measurable:
@@ -88,18 +89,18 @@ class Roc:
         return float(mean[best]), float(self.threshold[1 + best])
 
 
-def roc(genuine, impostor) -> Roc:
+def roc(genuine: np.ndarray, impostor: np.ndarray) -> Roc:
     """The ROC of flat arrays of scores; not measurable where one is empty. ValueError where a score is not finite."""
     genuine, impostor = flat(genuine, "genuine"), flat(impostor, "impostor")
     return Curve(np.concatenate([genuine, impostor]), np.arange(len(genuine) + len(impostor)) < len(genuine)).roc()
 
 
-def eer(genuine, impostor) -> tuple[float, float]:
+def eer(genuine: np.ndarray, impostor: np.ndarray) -> tuple[float, float]:
     """Equal error rate and its threshold; see Roc.eer."""
     return roc(genuine, impostor).eer()
 
 
-def threshold_at_far(impostor, far: float) -> float:
+def threshold_at_far(impostor: np.ndarray, far: float) -> float:
     """The lowest threshold that accepts at most the share `far` of impostors; NaN where far < 1 / their number.
 
     It lies just above an impostor score, so of tied scores all or none are accepted. `far` is read by its
@@ -112,7 +113,7 @@ def threshold_at_far(impostor, far: float) -> float:
     return float(np.nextafter(impostor[allowed], np.inf)) if allowed else np.nan
 
 
-def threshold_at_far_or_above(impostor, far: float) -> tuple[float, str]:
+def threshold_at_far_or_above(impostor: np.ndarray, far: float) -> tuple[float, str]:
     """`threshold_at_far`; where `far` is below 1 / their number, the lowest threshold that accepts none, with the reason.
 
     NaN with the reason where there are no scores at all: they say nothing about any threshold.
@@ -126,7 +127,7 @@ def threshold_at_far_or_above(impostor, far: float) -> tuple[float, str]:
     return float(np.nextafter(np.max(impostor), np.inf)), f"{reason}; the threshold accepts none of them"
 
 
-def rates_at(genuine, impostor, threshold: float) -> OperatingPoint:
+def rates_at(genuine: np.ndarray, impostor: np.ndarray, threshold: float) -> OperatingPoint:
     """Counts and rates at a threshold chosen elsewhere.
 
     A NaN threshold gives NaN rates; no genuine comparison gives a NaN TAR, no impostor comparison a NaN FAR. The
@@ -146,7 +147,7 @@ def rates_at(genuine, impostor, threshold: float) -> OperatingPoint:
     )
 
 
-def tar_at_far(genuine, impostor, far: float) -> OperatingPoint:
+def tar_at_far(genuine: np.ndarray, impostor: np.ndarray, far: float) -> OperatingPoint:
     """TAR at the lowest threshold whose FAR on these impostors is at most `far`, and the FAR achieved there.
 
     NaN with a reason where far < 1 / n_impostor: one false accept would already be more than was asked for.
@@ -157,7 +158,7 @@ def tar_at_far(genuine, impostor, far: float) -> OperatingPoint:
     return replace(point, reason=_unreachable(far, point.n_impostor, "impostor comparisons"))
 
 
-def ranks(scores, probe_subjects, gallery_subjects) -> np.ndarray:
+def ranks(scores: np.ndarray, probe_subjects: np.ndarray, gallery_subjects: np.ndarray) -> np.ndarray:
     """(P,) int: the rank at which each probe's own subject stands in the gallery, 1 = best. `scores` (P, G).
 
     Ties count against the probe: whoever scores at least as high stands before it, so a constant score gives
@@ -178,7 +179,9 @@ def ranks(scores, probe_subjects, gallery_subjects) -> np.ndarray:
     return (scores >= scores[np.arange(len(scores)), own][:, None]).sum(axis=1)  # it beats itself: 1-based
 
 
-def cmc(scores, probe_subjects, gallery_subjects, n_ranks: int | None = None) -> np.ndarray:
+def cmc(
+    scores: np.ndarray, probe_subjects: np.ndarray, gallery_subjects: np.ndarray, n_ranks: int | None = None
+) -> np.ndarray:
     """Cumulative match characteristic: (n_ranks,) share of probes whose own subject is among the best k.
 
     `scores` (P, G), closed set: everybody is enrolled. `n_ranks` None gives all; ties as in `ranks`; NaN without probes.
@@ -190,7 +193,12 @@ def cmc(scores, probe_subjects, gallery_subjects, n_ranks: int | None = None) ->
     return (rank[:, None] <= np.arange(1, n_ranks + 1)).mean(axis=0)
 
 
-def leave_one_out_rank1(vectors, subjects, probes=None, adapt=None) -> np.ndarray:
+def leave_one_out_rank1(
+    vectors: np.ndarray,
+    subjects: np.ndarray,
+    probes: np.ndarray | None = None,
+    adapt: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]] | None = None,
+) -> np.ndarray:
     """(N,) each pair against all others: 1.0 where the most similar is of the same person, 0.0 where it is not.
 
     `vectors` (N, D) of any length, compared by cosine; `subjects` (N,). `probes` (N, D): what looks for the others
@@ -213,7 +221,14 @@ def leave_one_out_rank1(vectors, subjects, probes=None, adapt=None) -> np.ndarra
     return np.where(np.isinf(own), np.nan, own > other)
 
 
-def dir_at(scores, probe_subjects, gallery_subjects, unknown_scores, threshold: float, rank: int = 1) -> OpenSetPoint:
+def dir_at(
+    scores: np.ndarray,
+    probe_subjects: np.ndarray,
+    gallery_subjects: np.ndarray,
+    unknown_scores: np.ndarray,
+    threshold: float,
+    rank: int = 1,
+) -> OpenSetPoint:
     """Open-set rates at a threshold chosen elsewhere: `scores` (P, G) of known, `unknown_scores` (U, G) of unknown probes.
 
     DIR is the share of known probes whose own subject stands at `rank` or better and scores >= threshold; FAR is the
@@ -235,7 +250,7 @@ def dir_at(scores, probe_subjects, gallery_subjects, unknown_scores, threshold: 
     return OpenSetPoint(rate, far, float(threshold), reason=reason, **counts)
 
 
-def nearest_share(scores, labels) -> tuple[float, float]:
+def nearest_share(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
     """The share of pictures whose most similar other picture has the same label, and the share expected by chance.
 
     `scores` (N, N) of each with each, `labels` (N,), such as person, session or pose. Chance is what a neighbour
@@ -264,7 +279,7 @@ def wilson(count: int, n: int, z: float = 1.96) -> tuple[float, float]:
     return (0.0 if count == 0 else float(centre - half)), (1.0 if count == n else float(centre + half))
 
 
-def failure_rates(status, group) -> "pd.DataFrame":
+def failure_rates(status: np.ndarray, group: np.ndarray) -> "pd.DataFrame":
     """Failure to acquire: columns group, n, failed, rate, low, high (Wilson 95 %), and a last row "all".
 
     `status` (N,) is "ok" or why not, `group` (N,) any label, such as a column of conditions.
@@ -307,16 +322,16 @@ class Curve:
             self.impostor_subjects = subject_a[~same], subject_b[~same]
             self.n_subjects = len(np.unique(np.concatenate([subject_a, subject_b])))
 
-    def weigh(self, weight):
+    def weigh(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The weights of the genuine and of the impostor comparisons when people are drawn `weight` (C,) times."""
         left, right = self.impostor_subjects
         return weight[self.genuine_subject], weight[left] * weight[right]
 
-    def usable(self, weight) -> bool:
+    def usable(self, weight: np.ndarray) -> bool:
         """True when people drawn `weight` (C,) times still make genuine and impostor comparisons."""
         return all(part.any() for part in self.weigh(weight))
 
-    def roc(self, weight=None) -> Roc:
+    def roc(self, weight: np.ndarray | None = None) -> Roc:
         """The curve, with people drawn `weight` (C,) times each where that is given."""
         genuine, impostor = (None, None) if weight is None else self.weigh(weight)
         return Roc(
@@ -341,13 +356,14 @@ def curves_of(*systems: Trials) -> list[Curve]:
     return [Curve(trials.score, trials.same, subject_a, subject_b) for trials in systems]
 
 
-def subject_numbers(trials: Trials):
+def subject_numbers(trials: Trials) -> tuple[np.ndarray, np.ndarray]:
     """(T,) and (T,) int: the two subjects of each trial, numbered 0.. among those that occur in trials."""
     codes = np.concatenate([trials.subject_codes[trials.a], trials.subject_codes[trials.b]])
-    return np.split(np.unique(codes, return_inverse=True)[1], 2)
+    first, second = np.split(np.unique(codes, return_inverse=True)[1], 2)
+    return first, second
 
 
-def flat(values, name: str) -> np.ndarray:
+def flat(values: np.ndarray, name: str) -> np.ndarray:
     """`values` as a flat float64 array, which may be empty. ValueError where it is not flat or not finite."""
     values = _finite(values, name)
     if values.ndim != 1:

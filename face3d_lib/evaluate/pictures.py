@@ -5,14 +5,21 @@ design", 2008), which colour-blind readers tell apart. A grey place in a depth p
 """
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 from ..base.atomic import plain, write_bytes, write_json
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#0072B2",
@@ -48,12 +55,12 @@ plt.rcParams.update(
 )
 
 
-def show_rgb(ax, rgb, title: str = ""):
+def show_rgb(ax: Axes, rgb: np.ndarray, title: str = "") -> Axes:
     """A colour picture (H, W, 3) uint8 without axes."""
     return _picture(ax, title, rgb)
 
 
-def show_depth(ax, depth, title: str = ""):
+def show_depth(ax: Axes, depth: np.ndarray, title: str = "") -> Axes:
     """Canonical depth (H, W): near is bright, no reading grey; the range is that of the picture's middle."""
     depth = np.asarray(depth, float)
     height, width = depth.shape
@@ -66,14 +73,19 @@ def show_depth(ax, depth, title: str = ""):
     return _picture(ax, title, np.ma.masked_where(depth <= 0, depth), cmap=cmap, **limits)
 
 
-def show_normals(ax, encoded, title: str = ""):
+def show_normals(ax: Axes, encoded: np.ndarray, title: str = "") -> Axes:
     """Normals of depth.encode_normals_depth (>= 2, H, W): x right, y up, z forward as red, green, blue."""
     x, y = np.asarray(encoded, float)[:2]
     z = np.sqrt(np.clip(1 - x * x - y * y, 0, 1))
     return _picture(ax, title, np.clip((np.stack([x, -y, z], -1) + 1) / 2, 0, 1))
 
 
-def plot_pairs_grid(rgb, depth, normals=None, titles=None):
+def plot_pairs_grid(
+    rgb: Sequence[np.ndarray],
+    depth: Sequence[np.ndarray],
+    normals: Sequence[np.ndarray] | None = None,
+    titles: Sequence[str] | None = None,
+) -> Figure:
     """A figure with a column per pair and the rows colour, depth and, where given, normals.
 
     rgb: P pictures (H, W, 3); depth: P canonical (H, W); normals: P of (>= 2, H, W); titles: P texts.
@@ -90,11 +102,13 @@ def plot_pairs_grid(rgb, depth, normals=None, titles=None):
             show_normals(axes[2, column], normals[column])
     for ax, name in zip(axes[:, 0], ("colour", "depth", "normals"), strict=False):
         ax.set_ylabel(name)
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.03, wspace=0, hspace=0)
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.03, wspace=0, hspace=0)
     return figure
 
 
-def plot_match(axes, probe_rgb, match_rgb, match, true_name: str = ""):
+def plot_match(
+    axes: Sequence[Axes], probe_rgb: np.ndarray, match_rgb: np.ndarray | None, match: Any, true_name: str = ""
+) -> Sequence[Axes]:
     """A probe on axes[0]; on axes[1] the best candidate: `match` of Gallery.identify and that one's picture.
 
     The frame is blue where the probe was accepted and red where it was not. match_rgb is None where nobody is enrolled.
@@ -112,7 +126,7 @@ def plot_match(axes, probe_rgb, match_rgb, match, true_name: str = ""):
     return axes
 
 
-def depth_surface(rgb, depth, depth_per_px: float = 1.0, cells: int = 112):
+def depth_surface(rgb: np.ndarray, depth: np.ndarray, depth_per_px: float = 1.0, cells: int = 112) -> "go.Figure":
     """A surface one can turn, a plotly Figure under 150 kB: depth (H, W) in the picture's colours.
 
     `depth` is canonical; `depth_per_px` is the depth units that a pixel measures across the face, so that the
@@ -157,7 +171,7 @@ def depth_surface(rgb, depth, depth_per_px: float = 1.0, cells: int = 112):
     return figure
 
 
-def save_figure(figure, folder: Path, name: str, numbers) -> None:
+def save_figure(figure: Figure, folder: Path, name: str, numbers: Any) -> None:
     """Write <folder>/<name>.png and, beside it, <name>.json with its numbers.
 
     Each is written whole or not at all; the same figure gives the same bytes (no date, no versions). The PNG
@@ -170,7 +184,7 @@ def save_figure(figure, folder: Path, name: str, numbers) -> None:
     write_bytes(folder / f"{name}.png", picture)
 
 
-def png_of(figure) -> bytes:
+def png_of(figure: Figure) -> bytes:
     """The figure as PNG, at most 300 kB; the same figure gives the same bytes."""
     for dpi in (130, 100, 80, 60, 45):
         buffer = io.BytesIO()

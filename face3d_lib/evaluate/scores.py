@@ -6,12 +6,19 @@ interface, where a matcher must accept such templates and answer -1. NaN is neve
 argmax and pass every `score < threshold`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..base.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from .embed import Embeddings
 
 FAILED = -1.0  # the score of a comparison in which one side has no template
 UNIT_TOLERANCE = 1e-3  # how far a vector's length may lie from 1
@@ -58,7 +65,7 @@ class Trials:
         return self.score[~self.same]
 
 
-def check_vectors(vectors, what: str = "embeddings") -> np.ndarray:
+def check_vectors(vectors: np.ndarray, what: str = "embeddings") -> np.ndarray:
     """(N,) bool: True where there is a template (length 1), False where it failed (a vector of zeros).
 
     Raises ValueError, naming the row, where a vector is not finite or neither of unit length nor zero.
@@ -77,7 +84,7 @@ def check_vectors(vectors, what: str = "embeddings") -> np.ndarray:
     return length > 0
 
 
-def cosine(a, b) -> np.ndarray:
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cosine similarity of every row of `a` (P, D) with every row of `b` (G, D): (P, G) float32 in [-1, 1].
 
     Sums run in float64, so that the number of threads or the size of a batch does not show. Rows of zeros
@@ -97,7 +104,7 @@ def cosine(a, b) -> np.ndarray:
     return scores
 
 
-def genuine_impostor(embeddings, pairs=None) -> Trials:
+def genuine_impostor(embeddings: "Embeddings", pairs: "pd.DataFrame | None" = None) -> Trials:
     """The trials among `embeddings`: those of the table `pairs`; where that is None, each with each other.
 
     `embeddings` has pair_ids (N), subject_ids (N), vectors (N, D). `pairs` has the columns pair_id_a,
@@ -128,7 +135,7 @@ def genuine_impostor(embeddings, pairs=None) -> Trials:
     return trials
 
 
-def alarm_scores(scores, probe_subjects, gallery_subjects) -> np.ndarray:
+def alarm_scores(scores: np.ndarray, probe_subjects: np.ndarray, gallery_subjects: np.ndarray) -> np.ndarray:
     """(P,) the best score of each probe with anybody but its own subject: what an unknown person would reach.
 
     `scores` (P, G). Probes of enrolled people serve as unknown ones too, their own templates left out, so that a
@@ -138,7 +145,7 @@ def alarm_scores(scores, probe_subjects, gallery_subjects) -> np.ndarray:
     return np.where(own, FAILED, scores).max(axis=1, initial=FAILED)
 
 
-def templates(embeddings):
+def templates(embeddings: "Embeddings") -> "Embeddings":
     """One embedding per subject, in order of name: the mean of its unit vectors, made unit length again.
 
     Comes back in the type of `embeddings` (a dataclass), with pair_ids = subject_ids. Failed vectors do not
@@ -155,23 +162,22 @@ def templates(embeddings):
     return replace(embeddings, pair_ids=subjects, subject_ids=subjects, vectors=mean)
 
 
-def fuse(scores, weights) -> np.ndarray:
+def fuse(scores: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
     """The weighted mean (float32) of the scores of several systems, arrays of one shape.
 
     Cosine scores share a scale, so they are added as they are. A failure (-1) of one system pulls the sum
     down.
     """
-    weights = np.asarray(weights, np.float64)
-    if len(scores) != len(weights) or (weights < 0).any() or not weights.sum() > 0:
-        raise ValueError(f"fuse: {len(scores)} systems, weights {weights.tolist()}: one weight >= 0 each, not all 0")
+    shares = np.asarray(weights, np.float64)
+    if len(scores) != len(shares) or (shares < 0).any() or not shares.sum() > 0:
+        raise ValueError(f"fuse: {len(scores)} systems, weights {shares.tolist()}: one weight >= 0 each, not all 0")
     if len({np.shape(score) for score in scores}) > 1:
         raise ValueError(f"fuse: scores of different shapes {[np.shape(score) for score in scores]}")
-    return sum(w * np.asarray(score) for w, score in zip(weights / weights.sum(), scores, strict=True)).astype(
-        np.float32
-    )
+    parts = [share * np.asarray(score) for share, score in zip(shares / shares.sum(), scores, strict=True)]
+    return np.sum(parts, axis=0).astype(np.float32)
 
 
-def fuse_trials(systems, weights) -> Trials:
+def fuse_trials(systems: Sequence[Trials], weights: Sequence[float]) -> Trials:
     """The trials of several systems as one, their scores fused; all made the same trials in one order."""
     require_same_trials(*systems)
     return replace(systems[0], score=fuse([trials.score for trials in systems], weights))

@@ -107,7 +107,7 @@ class Gallery:
         names = tuple(people.subject_ids.tolist())
         return cls(names, people.vectors, model_id, float(threshold), float(development_far), model, shown, note)
 
-    def identify(self, vector, k: int = 5) -> Match:
+    def identify(self, vector: np.ndarray, k: int = 5) -> Match:
         """Whose the unit vector (D,) is: the best candidate where its score is >= threshold, else nobody's.
 
         A vector of zeros (no face was found) scores -1. Raises UserError where the vector is not finite or has
@@ -154,7 +154,7 @@ class Gallery:
         """The gallery without one person (see `find`). On disk: the function `forget`."""
         name = self.find(name)
         kept = [row for row, other in enumerate(self.names) if other != name]
-        names, references = ([values[row] for row in kept] for values in (self.names, self.references))
+        names, references = (tuple(values[row] for row in kept) for values in (self.names, self.references))
         return replace(self, names=names, references=references, templates=self.templates[kept])
 
     def save(self, folder: Path) -> None:
@@ -193,7 +193,7 @@ def enrol_everybody(
     pair_ids = list(development) or vectors.pair_ids.tolist()
     probes = vectors.select(pair_ids)
     likeness = alarm_scores(cosine(probes.vectors, everybody.vectors), probes.subject_ids, everybody.subject_ids)
-    threshold, reason = threshold_at_far_or_above(likeness if len(everybody) > 1 else [], far)
+    threshold, reason = threshold_at_far_or_above(likeness[: None if len(everybody) > 1 else 0], far)
     people = f"{len(probes)} pictures of {len(set(probes.subject_ids.tolist()))}"
     note = f"for FAR {far:g}, on {people} development people who took no part in training"
     if not len(development):
@@ -243,12 +243,13 @@ def _write(gallery: Gallery, folder: Path) -> None:
     """Templates first, then gallery.json, whose renaming is the change; then the old templates go."""
     tensors = save({"templates": gallery.templates})
     digest = hashlib.sha256(tensors).hexdigest()
+    file = f"templates-{digest[:16]}.safetensors"
     body = {
         "format": FORMAT,
         "people": [
             {"name": name, "reference": shown} for name, shown in zip(gallery.names, gallery.references, strict=True)
         ],
-        "templates": f"templates-{digest[:16]}.safetensors",
+        "templates": file,
         "templates_sha256": digest,
         "model": gallery.model,
         "model_id": gallery.model_id,
@@ -256,7 +257,7 @@ def _write(gallery: Gallery, folder: Path) -> None:
         "development_far": gallery.development_far,
         "note": gallery.note,
     }
-    write_bytes(folder / body["templates"], tensors)
+    write_bytes(folder / file, tensors)
     write_bytes(folder / "gallery.json", json.dumps({**body, "sha256": _digest(body)}, indent=1).encode())  # ASCII
     _sweep(folder)
 
@@ -275,8 +276,8 @@ def _read(folder: Path) -> Gallery:
         if hashlib.sha256(tensors).hexdigest() != body["templates_sha256"]:
             raise ValueError("its SHA-256 differs")
         names, shown = ([person[key] for person in body["people"]] for key in ("name", "reference"))
-        facts = [body[key] for key in ("model_id", "threshold", "development_far", "model")]
-        return Gallery(tuple(names), load(tensors)["templates"], *facts, tuple(shown), body["note"])
+        facts = {key: body[key] for key in ("model_id", "threshold", "development_far", "model", "note")}
+        return Gallery(tuple(names), load(tensors)["templates"], references=tuple(shown), **facts)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise UserError(f"{path}: the gallery cannot be used ({error}): enrol again with 50_predict_identity") from None
 

@@ -28,7 +28,7 @@ class Answer:
 
     match: "Match"
     probe: RGBDPair
-    best: Path | None  # the aligned picture of the best candidate; None where nobody is enrolled
+    best: Path | None  # the aligned picture of the best candidate; None where nobody is enrolled or it is not there
     note: str  # how the threshold was chosen
 
 
@@ -60,13 +60,14 @@ def identify(run: str, rgb: Path, depth: Path, depth_unit: str = "", larger_is: 
 
     people = open_gallery(folder)
     (model,) = find_models(run, [people.model])
-    people.require_model(model.card.weights_sha256, folder)
+    people.require_model(str(model.card.weights_sha256), folder)
     try:
         match = people.identify(embed_pair(model.load(), probe, model.card.alignment))
     except BadPair as error:
         raise UserError(f"{rgb}: {error}: give another picture of the face") from None
-    aligned = find_stage(run, "10_align_faces")
-    best = aligned / "aligned" / f"{people.reference(match.candidates[0][0])}.png" if match.candidates else None
+    aligned, best = find_stage(run, "10_align_faces"), None
+    if aligned and match.candidates:
+        best = aligned / "aligned" / f"{people.reference(match.candidates[0][0])}.png"
     return Answer(match, probe, best, people.note)
 
 
@@ -109,12 +110,14 @@ def check_target(path: Path, run: str, rgb: Path, depth: Path) -> Path:
 def write_comparison(path: Path, answer: Answer) -> None:
     """Write probe and best candidate side by side to a new PNG at `path`."""
     import matplotlib.pyplot as plt
+    import numpy as np
     from PIL import Image
 
     from ..evaluate.pictures import plot_match, png_of
 
     figure, axes = plt.subplots(1, 2, figsize=(6, 3.4), layout="constrained")
-    plot_match(axes, answer.probe.rgb, Image.open(answer.best) if answer.best else None, answer.match)
+    best = np.asarray(Image.open(answer.best)) if answer.best else None
+    plot_match(axes, answer.probe.rgb, best, answer.match)
     write_bytes(path, png_of(figure))
     plt.close(figure)
 

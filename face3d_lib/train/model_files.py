@@ -21,7 +21,6 @@ from .embedder import Architecture, Embedder
 from .encodings import require_meaning
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-FORMAT = "face3d model 1"
 
 
 class ModelCard(BaseModel):
@@ -58,7 +57,7 @@ def make_card(embedder: Embedder, pack: Pack, classes: list[str], parameters: di
 
     source = pack.info["source"]
     return ModelCard(
-        format=FORMAT,
+        format="face3d model 1",
         architecture=embedder.architecture,
         weights_sha256=None,
         classes=[str(name) for name in classes],
