@@ -202,6 +202,7 @@ def identify(
     name: Annotated[str, typer.Option("--run", help="run whose gallery is asked")] = "demo",
     depth_unit: Unit = "",
     larger_is: Direction = "",
+    depth_scale: Scale = None,
     picture: Annotated[Path | None, typer.Option(help="write probe and best match side by side to this PNG")] = None,
 ):
     """Whose face is this? Says who is accepted, or that nobody is, with the score and the nearest of the enrolled."""
@@ -210,7 +211,7 @@ def identify(
     rgb, depth = existing(rgb, "picture"), existing(depth, "depth")
     if picture:
         check_target(picture, name, rgb, depth)
-    answer = identify(name, rgb, depth, depth_unit, larger_is)
+    answer = identify(name, rgb, depth, depth_unit, larger_is, depth_scale)
     match = answer.match
     verdict = f"accepted: {match.name}" if match.known else "rejected: nobody who is enrolled"
     print(f"{verdict}   score {match.score:.3f}   threshold {match.threshold:.3f} ({answer.note})")

@@ -13,7 +13,7 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
     "runs": ["folders", "plan", "parameters", "code", "record", "notebook", "runner", "workers", "sweep", "lab"],
     "synthetic": ["fields", "people", "sittings", "camera", "dataset"],
     "data": [
-        *["convention", "pairs", "decoding", "faces", "warp", "alignment_table", "depth_check", "crops", "journal"],
+        *["convention", "pairs", "decoding", "faces", "warp", "depth_check", "alignment_table", "crops", "journal"],
         *["alignment", "manifest", "copies", "shares", "splits", "prospects", "pack"],
     ],
     "train": [

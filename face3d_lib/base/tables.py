@@ -5,16 +5,20 @@ pandas.read_csv is not strict enough to read them: it pads short rows, renames a
 file that was cut, a quote inside a cell and a zero byte for sound; where it refuses, it rarely names the line.
 """
 
+from __future__ import annotations
+
 import csv
 import hashlib
 import io
 from pathlib import Path
-
-import pandas as pd
-import pandera.pandas as pa
+from typing import TYPE_CHECKING
 
 from .atomic import write_text
 from .errors import UserError
+
+if TYPE_CHECKING:  # pandas and pandera take a second to import, and naming a face reads no table
+    import pandas as pd
+    import pandera.pandas as pa
 
 # Columns of the five points of a face in pixels: left eye, right eye, nose tip, mouth corners, as the image shows them
 POINTS = [f"{axis}{k}" for k in range(1, 6) for axis in "xy"]
@@ -64,6 +68,8 @@ def read_table(path: Path, required_columns: list[str], sha256: str | None = Non
         raise UserError(f"{path} line {reader.line_num}: not plain csv ({error}): correct the line") from None
     if header is None:
         raise UserError(f"{path}: empty, without even a header: write it again")
+    import pandas as pd
+
     return pd.DataFrame(rows, columns=header, dtype=str)
 
 
@@ -82,6 +88,8 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
     Cells are written as `str` gives them; None and NaN become empty. Raises UserError where a cell holds a line break,
     a zero byte or what UTF-8 cannot say.
     """
+    import pandas as pd
+
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(frame.columns)
@@ -105,6 +113,9 @@ def _encodable(text: str) -> bool:
 def number(low: float, high: float) -> pa.Column:
     """A column of text in which every cell is empty or a number from `low` to `high`."""
 
+    import pandas as pd
+    import pandera.pandas as pa
+
     def plausible(cells: pd.Series) -> pd.Series:
         values = pd.to_numeric(cells, errors="coerce")
         return (cells == "") | ((values >= low) & (values <= high))
@@ -114,6 +125,9 @@ def number(low: float, high: float) -> pa.Column:
 
 def checked(frame: pd.DataFrame, schema: pa.DataFrameSchema, path: Path) -> pd.DataFrame:
     """`frame` itself where it meets the schema; else UserError with the file, the line and the first bad cell."""
+    import pandas as pd
+    import pandera.pandas as pa
+
     if missing := [name for name in schema.columns if name not in frame]:
         raise UserError(f"{path}: no column {', '.join(missing)}: run the stage that writes it again")
     try:

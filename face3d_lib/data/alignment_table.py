@@ -11,13 +11,10 @@ import pandera.pandas as pa
 
 from ..base.errors import UserError
 from ..base.tables import POINTS, checked, number
+from .depth_check import DEPTH_MARKS
 from .pairs import STATUSES
+from .warp import MATRIX
 
-MATRIX = ["m00", "m01", "m02", "m10", "m11", "m12"]
-FLIPS = {"mirrored": (1, -1), "upside_down": (-1, 1), "half_turn": (-1, -1)}  # steps through rows and columns
-DEPTH_MARKS = [  # eye distances; `depth_check` says what they mean
-    *("relief", "nose_dx", "nose_dy", "registration"), *(f"registration_{name}" for name in FLIPS)
-]  # fmt: skip
 ALIGNMENT_COLUMNS = [
     "pair_id", "subject_id", "status", "detail", "rgb_path", "depth_path",
     "n_faces", "choice", "found_at", "probability", "box_left", "box_top", "box_right", "box_bottom", *POINTS,

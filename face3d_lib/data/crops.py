@@ -12,11 +12,10 @@ from PIL import Image
 
 from ..base.atomic import sha256_of
 from ..base.tables import POINTS
-from .alignment_table import MATRIX
 from .depth_check import depth_marks
 from .faces import Detection, Faces, choose_face
 from .pairs import BadPair, RGBDPair
-from .warp import MM_PER_TEMPLATE_PX, AlignSettings, template_transform, warp_matrix, warp_pair
+from .warp import MATRIX, MM_PER_TEMPLATE_PX, AlignSettings, template_transform, warp_matrix, warp_pair
 
 UNALIGNED_WIDTH_MM = 250.0  # what a portrait photo shows from side to side; mode "none" knows no points
 CROPS = (("rgb", ".png"), ("depth", ".npy"))  # the files of an aligned pair

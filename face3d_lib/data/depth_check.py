@@ -3,13 +3,22 @@
 The unit "eye distance" below is the distance between the eyes that the 112 px template gives an upright face.
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
-import pandas as pd
 from scipy.ndimage import gaussian_filter
 
-from .alignment_table import DEPTH_MARKS, FLIPS
 from .warp import EYES_TEMPLATE_PX, TEMPLATE_112, nearest, source_of
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+FLIPS = {"mirrored": (1, -1), "upside_down": (-1, 1), "half_turn": (-1, -1)}  # steps through rows and columns
+DEPTH_MARKS = [  # columns of alignment.csv, in eye distances; `depth_marks` says what they mean
+    *("relief", "nose_dx", "nose_dy", "registration"), *(f"registration_{name}" for name in FLIPS)
+]  # fmt: skip
 FACE_RELIEF = 0.4  # eye distances from eyes and mouth forward to the nose; 0.28 to 0.53 in the sets that were measured
 DIRECTION_SURE = 0.1  # eye distances; a median relief below minus this is depth the other way round
 REGISTRATION_LIMIT = 0.28  # eye distances; medians were 0.07 to 0.13 as recorded, 0.35 to 0.5 with depths swapped
@@ -98,6 +107,8 @@ def check_depth(frame: pd.DataFrame) -> list[str]:
     is turned over, shifted or of other pictures (MANY and more). Of those only the first that is found is told,
     because the later ones may be its consequence.
     """
+    import pandas as pd  # half a second of import, which naming a face does not need
+
     if not {"relief", "depth_map_sha256"} <= set(frame) or not (frame["status"] == "ok").any():
         return []
     ok = frame[frame["status"] == "ok"]

@@ -7,14 +7,16 @@ pair. A pair's range is spread over the codes 1 to 65535, with a step of at most
 than 65534 such steps behind the nearest one get the farthest code and are counted as saturated.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image
 from tqdm.auto import tqdm
@@ -23,6 +25,9 @@ from ..base.atomic import replacing, require_space, sha256_of, write_json
 from ..base.errors import UserError
 from ..base.paths import inside
 from ..base.tables import read_table, write_table
+
+if TYPE_CHECKING:  # pandas takes half a second to import, and a batch of one pair needs no index
+    import pandas as pd
 
 CODES = 65534  # steps between the nearest and the farthest code
 MAX_STEP = 0.1  # units
@@ -41,7 +46,7 @@ class Batch:
     def __len__(self) -> int:
         return len(self.rgb)
 
-    def mirrored(self) -> "Batch":
+    def mirrored(self) -> Batch:
         """The same faces as a mirror shows them."""
         return replace(self, rgb=self.rgb.flip(3), depth=self.depth.flip(3))
 
@@ -70,7 +75,7 @@ class Pack:
         return len(self.index)
 
     @classmethod
-    def open(cls, folder: Path) -> "Pack":
+    def open(cls, folder: Path) -> Pack:
         """The pack in `folder`. Raises UserError where it is missing, incomplete or changed (sizes, index).
 
         The large files are not hashed here but by `check_hashes`, because 25 GB take minutes.
@@ -101,13 +106,15 @@ class Pack:
     def rows(self, pair_ids: Iterable[str]) -> np.ndarray:
         """The row numbers of `pair_ids`, (n,) int64 in their order. Raises UserError where one is not in the pack."""
         pair_ids = list(pair_ids)
+        import pandas as pd
+
         rows = pd.Index(self.index["pair_id"]).get_indexer(pair_ids)
         if (missing := rows < 0).any():
             first = pair_ids[int(missing.argmax())]
             raise UserError(f"{self.folder}: {missing.sum()} pairs are not in it, as {first!r}: pack again")
         return rows
 
-    def resident(self, device: torch.device | str) -> "Pack":
+    def resident(self, device: torch.device | str) -> Pack:
         """This pack with its arrays on the GPU `device` if they fill less than half of its free memory, else itself."""
         device, n_bytes = torch.device(device), self.rgb.nbytes + self.depth.nbytes
         if device.type != "cuda" or n_bytes > torch.cuda.mem_get_info(device)[0] / 2:
@@ -195,6 +202,8 @@ def make_pack(aligned_dir: Path, out_dir: Path, progress: bool = True) -> Pack:
             rgb_file.write(rgb)
             depth_file.write(codes)
             rows.append([row.pair_id, row.subject_id, near, step, float(row.depth_per_px), saturated])
+    import pandas as pd
+
     index = pd.DataFrame(rows, columns=COLUMNS)
     write_table(out_dir / "index.csv", index)
     sha256 = {"rgb.npy": rgb_file.hash.hexdigest(), "depth.npy": depth_file.hash.hexdigest()}
@@ -298,7 +307,7 @@ class _Npy:
         self.hash.update(data)
         self.file.write(data)
 
-    def __enter__(self) -> "_Npy":
+    def __enter__(self) -> _Npy:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -22,6 +22,8 @@ EYES_MM = 63.0  # mean distance between the pupils of adults (Dodgson 2004, doi 
 MM_PER_TEMPLATE_PX = EYES_MM / float(np.linalg.norm(TEMPLATE_112[1] - TEMPLATE_112[0]))  # 1.788
 EYES_TEMPLATE_PX = EYES_MM / MM_PER_TEMPLATE_PX  # 35.2
 
+MATRIX = ["m00", "m01", "m02", "m10", "m11", "m12"]  # columns of alignment.csv that hold `warp_matrix`
+
 
 @dataclass(frozen=True)
 class AlignSettings:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from ..base.atomic import write_bytes
 from ..base.errors import UserError
-from ..data.convention import read_convention
+from ..data.convention import read_convention, read_source
 from ..data.pairs import BadPair, RGBDPair, single_pair
 from ..runs.folders import find_stage
 
 if TYPE_CHECKING:
     from .gallery import Match
 
-STAGE = "50_predict_identity"
+LOOK, STAGE = "00_look_at_pairs", "50_predict_identity"
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,24 @@ def gallery_folder(run: str) -> Path:
     return stage / "gallery"
 
 
-def identify(run: str, rgb: Path, depth: Path, depth_unit: str = "", larger_is: str = "") -> Answer:
+def identify(
+    run: str, rgb: Path, depth: Path, depth_unit: str = "", larger_is: str = "", depth_scale: float | None = None
+) -> Answer:
     """Ask the gallery of a run whose face a pair of files shows.
+
+    What the numbers of the depth file mean is declared by the dataset.json near it or by the parameters; a pair from
+    the run's own raw folder is read as the run read it.
 
     UserError where a file is missing or cannot be used, no face is found, or the run has no gallery or another model
     than the gallery was made with.
     """
     rgb, depth = existing(rgb, "picture"), existing(depth, "depth")
     folder = gallery_folder(run)
-    convention = read_convention(_declaring_folder(rgb), depth_unit or None, larger_is or None)
+    declared = (depth_unit or None, larger_is or None, depth_scale or None)
+    if (raw := _raw_folder(run)) and rgb.resolve().is_relative_to(raw) and not any(declared):
+        _, convention = read_source(find_stage(run, LOOK))
+    else:
+        convention = read_convention(_declaring_folder(rgb), *declared)
 
     from ..data.decoding import read_pair
 
@@ -97,9 +106,7 @@ def check_target(path: Path, run: str, rgb: Path, depth: Path) -> Path:
         raise UserError(f"--picture {path}: a name that ends in .png is expected")
     if path.exists() or path.is_symlink():
         raise UserError(f"--picture {path}: a file of that name is there and is not replaced: choose another name")
-    look = find_stage(run, "00_look_at_pairs")
-    source = look / "source.json" if look else None
-    raw = [Path(json.loads(source.read_text(encoding="utf-8"))["root"])] if source and source.is_file() else []
+    raw = [folder] if (folder := _raw_folder(run)) else []
     raw += [folder for file in (rgb, depth) if ((folder := _declaring_folder(file)) / "dataset.json").exists()]
     for folder in raw:
         if path.resolve().is_relative_to(folder.resolve()):
@@ -120,6 +127,14 @@ def write_comparison(path: Path, answer: Answer) -> None:
     plot_match(axes, answer.probe.rgb, best, answer.match)
     write_bytes(path, png_of(figure))
     plt.close(figure)
+
+
+def _raw_folder(run: str) -> Path | None:
+    """The folder of raw pairs that the run was made from, resolved; None where the run does not say."""
+    look = find_stage(run, LOOK)
+    if look is None or not (look / "source.json").is_file():
+        return None
+    return Path(json.loads((look / "source.json").read_text(encoding="utf-8"))["root"]).resolve()
 
 
 def _declaring_folder(rgb: Path) -> Path:

@@ -12,7 +12,6 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from ..base.errors import UserError
 from ..data.pack import Batch
@@ -163,6 +162,8 @@ def count(embedder: Embedder, size: int = 112) -> tuple[int, int]:
     device, training = embedder.mean.device, embedder.training
     rgb = torch.ones(1, 3, size, size, dtype=torch.uint8, device=device)
     batch = Batch(rgb, torch.ones(1, 1, size, size, device=device), torch.ones(1, device=device))
+    from torch.utils.flop_counter import FlopCounterMode  # a part of a second, which only this needs
+
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         embedder.eval()(batch)
     embedder.train(training)

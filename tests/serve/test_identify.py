@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -63,7 +64,8 @@ def small_run(raw, tmp_path, monkeypatch):
     gallery.save(stage / "gallery")
     aligned, look = tmp_path / "small" / "10_align_faces", tmp_path / "small" / "00_look_at_pairs"
     look.mkdir()
-    (look / "source.json").write_text(json.dumps({"root": str(raw)}))
+    source = {"root": str(raw), "depth_unit": "mm", "larger_is": "farther"}
+    (look / "source.json").write_text(json.dumps(source))
     for person, first in firsts.items():
         (aligned / "aligned" / person).mkdir(parents=True)
         (aligned / "aligned" / person / "s1_000.png").write_bytes(first.with_suffix(".png").read_bytes())
@@ -169,3 +171,15 @@ def test_a_picture_that_cannot_be_used_is_one_line(raw, small_run, tmp_path, cas
     done = face3d("identify", picture, depth, "--run", "nothing" if case == "no run" else "small")
     assert isinstance(done.exception, UserError)  # which main() prints as one line
     assert "\n" not in str(done.exception)
+
+
+def test_a_pair_of_the_runs_own_folder_is_read_as_the_run_read_it(raw, small_run, tmp_path):
+    """Depth that only the demo's parameters declared need not be declared again; elsewhere it does."""
+    undeclared = tmp_path / "undeclared"
+    shutil.copytree(raw, undeclared)
+    (undeclared / "dataset.json").unlink()
+    done = ask(undeclared / "p0000" / "s1_000.png")
+    assert "is not declared" in str(done.exception)
+    source = {"root": str(undeclared), "depth_unit": "mm", "larger_is": "farther"}
+    (small_run.parent / "00_look_at_pairs" / "source.json").write_text(json.dumps(source))
+    assert ask(undeclared / "p0000" / "s1_000.png").output.startswith("accepted: p0000   score 1.000")
