@@ -308,8 +308,9 @@ def _readings(raw: np.ndarray, convention: DepthConvention) -> np.ndarray:
         for number in convention.no_reading:
             reading &= ~equal(number)
         for number in {FULL_SCALE, FULL_SCALE * metre}:
-            reading &= ~equal(number)
-        top = float(raw[reading].max(initial=0))
+            if raw.max(where=reading, initial=0) >= number * (1 - tolerance):  # most maps lie below
+                reading &= ~equal(number)
+        top = float(raw.max(where=reading, initial=0))
         for mark in (number * metre for number in MARKS):
             if abs(top - mark) <= tolerance * mark:
                 marked = equal(mark)
