@@ -9,6 +9,7 @@ table, by the pictures, or by a number; {{name:.0%}} gives the number in that fo
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from face3d_lib.evaluate.words import LABELS
 
@@ -71,7 +72,7 @@ CAPTIONS = {  # number of the notebook and name of the figure: what the picture 
 }
 
 
-def load(path: str) -> dict | list:
+def load(path: str) -> Any:
     """The JSON file at `path` below figures/."""
     return json.loads((FIGURES / path).read_text(encoding="utf-8"))
 
@@ -112,7 +113,7 @@ def rate_table(rows: list[dict], first: str, columns: dict[str, str], *sources: 
     """A row for each system and a column for each rate, heading -> key; the best value of a column is bold."""
     cells = [[name_of(row), *(cell(row, key) for key in columns.values())] for row in rows]
     for column, (heading, key) in enumerate(columns.items(), start=1):
-        values = [row.get(key) for row in rows]
+        values: list[Any] = [row.get(key) for row in rows]
         if heading not in BEST or None in values:
             continue
         for line, value in zip(cells, values, strict=True):
@@ -125,8 +126,8 @@ def rate_table(rows: list[dict], first: str, columns: dict[str, str], *sources: 
 def demo_table(*sources: str) -> str:
     """The systems of the demo: one row for each, with 95 % intervals where the notebooks computed them."""
     curves, designs = load(f"{DEMO[0]}"), load(f"{DEMO[1]}")["summary"]
-    by_name = {name_of(row): row for row in designs}
-    rows = [by_name[name_of(curve)] | curve for curve in curves]
+    by_name = {name_of(row): {key: row[key] for key in ("accuracy", "rank1")} for row in designs}
+    rows = [curve | by_name[name_of(curve)] for curve in curves]
     return rate_table(rows, "system", ACCURACY | VERIFICATION | RANK1, *sources)
 
 
@@ -237,7 +238,7 @@ def _image(path: Path) -> str:
 
 def numbers() -> dict[str, float]:
     """The numbers that the text of the page names, by placeholder."""
-    named = {}
+    named: dict[str, Any] = {}
     for path in sorted((FIGURES / "recorded").glob("*.json")):
         facts = load(f"recorded/{path.name}").get("facts", {})
         named |= {f"{path.stem}.{name}": value for name, value in facts.items()}
@@ -274,6 +275,12 @@ def tables() -> dict[str, str]:
     made["designs_table"] = comparison_table("sweeps/designs.json", "design", "rgb", ("eer", "accuracy"))
     made["losses_table"] = comparison_table("sweeps/losses.json", "loss", "softmax", ("eer", "accuracy"))
     made["default_losses"] = comparison_table("39_compare_losses/losses.json", "loss", "softmax", ("eer", "accuracy"))
+    path = "38_train_legacy/legacy/recipes.json"
+    recipes = {
+        name: {"closed-set accuracy": [found["accuracy"], found["low"], found["high"]]}
+        for name, found in load(path)["test"].items()
+    }
+    made["default_recipes"] = nested_table(path, "recipe", recipes, {})
     path = "45_transfer_depth/rank1.json"
     made["default_transfer"] = nested_table(path, "system", load(path), TRANSFER)
     path = "22_encode_depth/errors.json"
@@ -282,10 +289,11 @@ def tables() -> dict[str, str]:
         name: {error: moves[name] for error, moves in errors.items()} for name in next(iter(errors.values()))
     }
     made["default_errors"] = nested_table(path, "encoding", by_encoding, ENCODINGS)
-    for path in sorted((FIGURES / "recorded").glob("*.json")):
-        if "rows" in load(f"recorded/{path.name}"):
-            made[f"{path.stem}_table"] = recorded_table(path.stem)
-        made[f"{path.stem}.command"] = load(f"recorded/{path.name}")["command"]
+    for file in sorted((FIGURES / "recorded").glob("*.json")):
+        recorded = load(f"recorded/{file.name}")
+        if "rows" in recorded:
+            made[f"{file.stem}_table"] = recorded_table(file.stem)
+        made[f"{file.stem}.command"] = recorded["command"]
     made["gpu_section"] = gpu_section()
     return made | {f"{name}_bench": bench_table(name) for name in ("faces", "data", "step")}
 

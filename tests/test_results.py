@@ -140,6 +140,12 @@ def check(source: str, shown: list[dict]) -> None:
         (check_gpu if "rows" in found else check_bench)(shown, found)
     elif "minus_baseline" in found:
         check_comparison(shown, found)
+    elif parts[-1] == "recipes.json":
+        assert {cells["recipe"] for cells in shown} == set(found["test"])
+        for cells in shown:
+            assert shows(
+                cells["closed-set accuracy"], [found["test"][cells["recipe"]][k] for k in ("accuracy", "low", "high")]
+            )
     elif parts[-1] == "errors.json":
         check_nested(shown, found, results.ENCODINGS)
     elif parts[-1] == "rank1.json":
