@@ -1,6 +1,9 @@
 """The command line: the two commands of 2019, prediction without a notebook, and mistakes that end in one line."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,7 +12,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from face3d_lib import cli, demo
+from face3d_lib.base.errors import UserError
+from face3d_lib.base.paths import ROOT
 from face3d_lib.data.convention import DepthConvention
+from face3d_lib.runs import record
+from face3d_lib.runs.parameters import find_notebook, parameters_for
 from face3d_lib.synthetic import dataset, people
 
 MILLIMETRES = DepthConvention("mm", "farther")
@@ -60,3 +67,60 @@ def test_a_mistake_is_one_line_and_exit_code_2(monkeypatch, capsys, tmp_path):
 def test_expectations_of_synthetic_faces_do_not_bind_other_data():
     assert demo.no_expectations("40_evaluate_verification") == {"expect_eer_below": 1.01}
     assert demo.no_expectations("30_train_softmax") == {"expect_accuracy_above": -0.01}
+
+
+@pytest.mark.parametrize(
+    ("folder", "run"), [("my faces", "my_faces"), ("José", "Jos"), (".hidden", "hidden"), ("a.b-c_1", "a.b-c_1")]
+)
+def test_a_run_is_named_after_the_data_folder(folder, run):
+    assert demo._run_name_of(Path("/data") / folder) == run
+
+
+def test_a_folder_that_names_no_run_asks_for_a_name():
+    with pytest.raises(UserError, match="--name NAME"):
+        demo._run_name_of(Path("/data/人脸"))
+
+
+def test_own_data_do_not_enter_the_run_of_other_data(raw, tmp_path, monkeypatch):
+    """What is wrong is said before anything runs or is written."""
+    monkeypatch.setattr("face3d_lib.base.paths.RUNS", tmp_path)
+    monkeypatch.setattr(demo, "check_data", lambda *_, **__: None)
+    stage, path = tmp_path / "demo" / "00_look_at_pairs", find_notebook("00_look_at_pairs")
+    stage.mkdir(parents=True)
+    made = record.new_record(stage.name, "demo", parameters_for(path, "demo", {"subjects": 120}), path)
+    record.close_record(stage, made, "done")
+    before = sorted(tmp_path.rglob("*"))
+    done = face3d("demo", "--data", raw, "--name", "demo")
+    assert isinstance(done.exception, UserError)
+    assert "choose another run" in str(done.exception)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_closing_table_says_what_could_not_be_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr("face3d_lib.base.paths.RUNS", tmp_path)
+    assert "people -   pairs -" in demo.summary("none")
+    metrics = {
+        "00_look_at_pairs": {"people": 6, "pairs": 24},
+        "10_align_faces": {"aligned": 23, "pairs": 24},
+        "40_evaluate_verification": {
+            "far_target": 0.01,
+            "systems": {"rgb": {"accuracy": 0.5, "eer": 0.25, "tar": None}},
+        },
+        "41_evaluate_identification": {"systems": {}},
+    }
+    for name, values in metrics.items():
+        folder = tmp_path / "few" / name
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps(values))
+        (folder / "run.json").write_text('{"status": "done"}')
+    lines = demo.summary("few").splitlines()
+    assert "faces found 23 (95.8%)" in lines[1]
+    assert lines[3].split() == ["rgb", "0.500", "0.250", "-", "-"]
+    assert any(line.startswith("-: could not be measured") for line in lines)
+
+
+def test_who_has_stopped_reading_is_no_error(tmp_path):
+    command = f"{sys.executable} -m face3d_lib.cli --help | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr

@@ -14,7 +14,8 @@ import pytest
 from face3d_lib.base import paths
 from face3d_lib.base.errors import UserError
 from face3d_lib.base.paths import ROOT
-from face3d_lib.runs import plan, sweep
+from face3d_lib.runs import plan, record, sweep
+from face3d_lib.runs.parameters import find_notebook, parameters_for
 from face3d_lib.runs.sweep import Job, read_sweep, run_sweep
 from face3d_lib.runs.workers import Workers, side_by_side
 
@@ -99,7 +100,7 @@ def test_a_signal_ends_the_run_at_work_and_begins_no_other(tmp_path, small):
     script = f"""
         import sys
         from pathlib import Path
-        from face3d_lib.runs import plan, sweep
+        from face3d_lib.runs import sweep
         sweep.DATA = []
         sys.exit(sweep.run_sweep(Path({str(path)!r}), "s", 1, False))
     """
@@ -139,3 +140,65 @@ def test_jobs_side_by_side_all_run_and_tell_their_end(tmp_path, small, capsys, m
     assert re.search(r"90_small \(s/2\): failed: In \[\d\]: AssertionError", said.out)
     assert side_by_side([jobs[0], jobs[2]]) == 0
     assert (tmp_path / "runs/s/3/90_small/times").read_text() == "x"
+
+
+def finished(folder, **parameters):
+    """A finished data stage as it was made with these parameters on top of the notebook's own."""
+    stage, run = folder.name, folder.parent.name
+    path = find_notebook(stage)
+    folder.mkdir(parents=True)
+    this = record.new_record(stage, run, parameters_for(path, run, parameters), path)
+    record.close_record(folder, this, "done")
+
+
+@pytest.mark.parametrize("data", ["", "data: {00_look_at_pairs: {subjects: 80}, 10_align_faces: {image_size: 64}}"])
+def test_a_run_of_own_pairs_keeps_them(tmp_path, monkeypatch, data, capsys):
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    faces = tmp_path / "faces"
+    finished(tmp_path / "runs/mine/00_look_at_pairs", data=str(faces), depth_unit="mm")
+    jobs, _ = read_sweep(write(tmp_path, f"{data}\n{GRID}"), "mine")
+    assert jobs[0].parameters["data"] == str(faces)
+    assert record.up_to_date(jobs[0].notebook, jobs[0].run, jobs[0].parameters)  # so it is left alone
+    assert ("has pairs of its own" in capsys.readouterr().out) == bool(data)
+    assert jobs[1].parameters == ({"image_size": 64} if data else {})
+    other = "data: {00_look_at_pairs: {data: /elsewhere}}"
+    with pytest.raises(UserError, match="choose another run"):
+        read_sweep(write(tmp_path, f"{other}\n{GRID}"), "mine")
+
+
+def test_without_data_the_stages_of_the_runs_around_are_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "RUNS", tmp_path / "runs")
+    finished(tmp_path / "runs/mine/00_look_at_pairs", subjects=33)
+    jobs, training = read_sweep(write(tmp_path, GRID), "mine/sweep")
+    assert (jobs[0].run, jobs[0].parameters["subjects"]) == ("mine", 33)
+    assert jobs[1].run == "mine/sweep"
+    assert training[0].run == "mine/sweep/arcface-0"
+    jobs, _ = read_sweep(write(tmp_path, f"data: {{20_split_subjects: {{seed: 1}}}}\n{GRID}"), "mine/sweep")
+    assert {job.run for job in jobs} == {"mine/sweep"}
+
+
+def test_values_mean_what_is_written(tmp_path):
+    """YAML takes 010 for 8 and 1e-3 for a text; a parameter decides what its value is."""
+    grid = "settings: [{notebook: 30_train_softmax, parameters: {init: 010}, grid: {lr: [1e-3], seed: [010]}}]"
+    _, (job,) = read_sweep(write(tmp_path, grid), "s")
+    assert job.run == "s/1e_3-010"
+    assert job.parameters == {"init": "010", "lr": 0.001, "seed": 10}
+
+
+def test_changed_drawing_code_does_not_repeat_a_training(tmp_path, small, monkeypatch):
+    path = write(tmp_path, f"settings: [{{notebook: {small}, grid: {{n: [1]}}}}]")
+    assert run_sweep(path, "s", progress=False) == 0
+    made = tmp_path / "runs/s/1/90_small/run.json"
+    drawing, other = sorted(record.DRAWING)[0], "face3d_lib/base/atomic.py"
+    changed = json.loads(made.read_text())
+    assert other in changed["code_sha256"]
+    changed["code_sha256"][drawing] = "another"
+    made.write_text(json.dumps(changed))
+    assert not record.up_to_date(small, "s/1", {"n": 1})
+    assert record.up_to_date(small, "s/1", {"n": 1}, pictures=False)
+    assert run_sweep(path, "s", progress=False) == 0
+    assert (made.parent / "times").read_text() == "x"
+    changed["code_sha256"][other] = "another"
+    made.write_text(json.dumps(changed))
+    assert run_sweep(path, "s", progress=False) == 0
+    assert (made.parent / "times").read_text() == "xx"
