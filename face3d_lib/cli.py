@@ -21,7 +21,7 @@ Folder = Annotated[Path, typer.Option(exists=True, file_okay=False, help="folder
 Unit = Annotated[str, typer.Option(help="mm, m or pixel, for a folder without dataset.json")]
 Mode = Annotated[
     Literal["template", "facenet", "none"],
-    typer.Option(help="five points to a template; box and margin (2019); the whole picture, unaligned"),
+    typer.Option(help="five points to a template; box and margin (legacy); the whole picture, unaligned"),
 ]
 Scale = Annotated[
     float | None, typer.Option(help="factor from a number in the depth files to the unit; 1 where it is not given")
@@ -167,7 +167,7 @@ def split(
     ),
     people: Annotated[
         tuple[str, str, str],
-        typer.Option(help="train, dev, test shares of the people; 1 0 0: everybody trains, as in 2019"),
+        typer.Option(help="train, dev, test shares of the people; 1 0 0: everybody trains, as in the legacy project"),
     ] = ("1", "0", "0"),
     raw_dir: Annotated[
         Path | None,

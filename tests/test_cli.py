@@ -1,4 +1,4 @@
-"""The command line: the two commands of 2019, prediction without a notebook, and mistakes that end in one line."""
+"""The command line: the two commands of the legacy project, prediction without a notebook, and mistakes that end in one line."""
 
 import json
 import subprocess
@@ -34,7 +34,7 @@ def face3d(*words):
     return CliRunner().invoke(cli.app, [str(word) for word in words], catch_exceptions=True)
 
 
-def test_the_two_commands_of_2019(raw, tmp_path):
+def test_the_two_commands_of_the_legacy_project(raw, tmp_path):
     crops, tables = tmp_path / "crops", tmp_path / "csv"
     words = ["--image-size", "182", "--margin", "44", "--random-order", "--workers", "1", "--device", "cpu"]
     done = face3d("align", "--input-dir", raw, "--output-dir", crops, *words)

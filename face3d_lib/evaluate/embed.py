@@ -82,7 +82,7 @@ def embed(
 ) -> Embeddings:
     """The embeddings of the pairs at `rows` of the pack, in that order, made on the embedder's device.
 
-    without: "rgb" or "depth" is withheld from every pair, as if its camera had failed (all 0: not there).
+    without: "rgb" or "depth" is withheld from every pair, as if its camera had failed: its values are set to 0, which means that it is not there.
     """
     rows = np.asarray(rows)
     device = next(embedder.parameters()).device
@@ -103,8 +103,8 @@ def embed(
 def whitening(vectors: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """A map (..., D) -> (..., D) that gives `vectors` (N, D) mean 0 and, but for shrinkage, unit covariance.
 
-    Learnt without names from pairs of a sensor that the network was not trained for: what all of them share, and
-    directions in which they scatter most for the sensor's own reasons, weigh less afterwards. The covariance is
+    It needs no names. The vectors come from a sensor that the network was not trained for: what all of them share, and
+    the directions in which they scatter most because of the sensor, weigh less after whitening. The covariance is
     shrunk as in Ledoit and Wolf (2004, "A well-conditioned estimator for large-dimensional covariance matrices"),
     so fewer pairs than dimensions will do. UserError for fewer than two different vectors.
     """

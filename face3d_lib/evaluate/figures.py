@@ -70,7 +70,7 @@ def plot_score_histogram(
 
     Either may be empty; it then stands in the legend with its number, 0. A threshold that is None or NaN is not drawn.
     """
-    import seaborn as sns  # a second of import that only some plots need
+    import seaborn as sns  # takes a second to import, and only some plots need it
 
     parts = [(kinds[0], np.asarray(genuine, float), BLUE), (kinds[1], np.asarray(impostor, float), RED)]
     every = np.concatenate([scores for _, scores, _ in parts])
@@ -201,7 +201,7 @@ def plot_settings(ax: Axes, table: pd.DataFrame, column: str, label: str, order:
 
     table: columns setting, seed and `column`. order: the settings from the top; without it they are sorted by the mean.
     """
-    import seaborn as sns  # a second of import that only some plots need
+    import seaborn as sns  # takes a second to import, and only some plots need it
 
     means = table.groupby("setting", sort=False)[column].mean()
     order = list(order or means.sort_values().index)
@@ -221,7 +221,7 @@ def plot_settings(ax: Axes, table: pd.DataFrame, column: str, label: str, order:
 
 def tsne(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
     """t-SNE (van der Maaten and Hinton 2008) of unit vectors (N, D) by cosine: (N, 2); NaN for fewer than four vectors."""
-    from sklearn.manifold import TSNE  # a second of import that only this needs
+    from sklearn.manifold import TSNE  # takes a second to import, and only this function needs it
 
     vectors = np.asarray(vectors, np.float32)
     if len(vectors) < 4:
@@ -237,7 +237,7 @@ def tsne(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
 
 def plot_tsne(ax: Axes, points: np.ndarray, labels: Iterable[str], title: str = "") -> Axes:
     """Points (N, 2) of `tsne`: a colour and a marker for each label, named in a legend below. "" is a label not known."""
-    import seaborn as sns  # a second of import that only some plots need
+    import seaborn as sns  # takes a second to import, and only some plots need it
 
     labels = np.array([literal(label) or "not known" for label in labels])
     names = sorted(set(labels))

@@ -74,7 +74,7 @@ def show_depth(ax: Axes, depth: np.ndarray, title: str = "") -> Axes:
 
 
 def show_normals(ax: Axes, encoded: np.ndarray, title: str = "") -> Axes:
-    """Normals of depth.encode_normals_depth (>= 2, H, W): x right, y up, z forward as red, green, blue."""
+    """Normals of encodings.encode_normals_depth (>= 2, H, W): x right, y up, z forward as red, green, blue."""
     x, y = np.asarray(encoded, float)[:2]
     z = np.sqrt(np.clip(1 - x * x - y * y, 0, 1))
     return _picture(ax, title, np.clip((np.stack([x, -y, z], -1) + 1) / 2, 0, 1))
@@ -133,7 +133,7 @@ def depth_surface(rgb: np.ndarray, depth: np.ndarray, depth_per_px: float = 1.0,
     face is not stretched. The picture is thinned to at most `cells` rows and columns; holes and what lies far
     from the face are left open.
     """
-    import plotly.graph_objects as go  # half a second of import that only this needs
+    import plotly.graph_objects as go  # takes half a second to import, and only this function needs it
 
     rgb, depth = np.asarray(rgb), np.asarray(depth, float)
     step = -(-max(depth.shape) // cells)

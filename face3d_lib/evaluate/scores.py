@@ -87,8 +87,8 @@ def check_vectors(vectors: np.ndarray, what: str = "embeddings") -> np.ndarray:
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cosine similarity of every row of `a` (P, D) with every row of `b` (G, D): (P, G) float32 in [-1, 1].
 
-    Sums run in float64, so that the number of threads or the size of a batch does not show. Rows of zeros
-    score FAILED.
+    Sums are computed in float64, so that neither the number of threads nor the batch size changes the result. Rows of
+    zeros score FAILED.
     """
     a, b = np.asarray(a), np.asarray(b)
     acquired_a, acquired_b = check_vectors(a, "probes"), check_vectors(b, "gallery")
@@ -178,7 +178,7 @@ def fuse(scores: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
 
 
 def fuse_trials(systems: Sequence[Trials], weights: Sequence[float]) -> Trials:
-    """The trials of several systems as one, their scores fused; all made the same trials in one order."""
+    """The trials of several systems, which must be the same in the same order, as one system with fused scores."""
     require_same_trials(*systems)
     return replace(systems[0], score=fuse([trials.score for trials in systems], weights))
 

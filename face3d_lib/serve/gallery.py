@@ -108,7 +108,7 @@ class Gallery:
         return cls(names, people.vectors, model_id, float(threshold), float(development_far), model, shown, note)
 
     def identify(self, vector: np.ndarray, k: int = 5) -> Match:
-        """Whose the unit vector (D,) is: the best candidate where its score is >= threshold, else nobody's.
+        """Whom the unit vector (D,) shows: the best candidate where the score is >= threshold, else nobody.
 
         A vector of zeros (no face was found) scores -1. Raises UserError where the vector is not finite or has
         another length than the templates. Whatever is not finite in the gallery counts as -1 and can neither
