@@ -14,6 +14,8 @@ from face3d_lib import publish
 from face3d_lib.base import paths
 from face3d_lib.base.errors import UserError
 from face3d_lib.runs import record
+from face3d_lib.runs.parameters import find_notebook, parameter_model
+from face3d_lib.runs.plan import PLAN
 from face3d_lib.synthetic import dataset
 from face3d_lib.synthetic.people import Knobs
 
@@ -165,3 +167,25 @@ def test_a_stage_that_is_not_done_or_not_the_projects_own_is_refused(desk):
 def test_a_run_without_figures_is_named(desk):
     with pytest.raises(UserError, match="run mine has no figures"):
         publish.publish("mine")
+
+
+def text_parameters() -> list[tuple[str, str]]:
+    """Every parameter of every notebook of the project that can hold the name of a folder or a file."""
+    found = []
+    for stage in PLAN:
+        for name, field in parameter_model(find_notebook(stage.notebook)).model_fields.items():
+            if name != "run" and "str" in field.title.partition("Literal")[0]:
+                found.append((stage.notebook, name))
+    return found
+
+
+def test_no_parameter_of_a_notebook_of_the_project_carries_a_folder():
+    assert {("00_look_at_pairs", "data"), ("45_transfer_depth", "sensor")} <= set(text_parameters())
+    for notebook, name in text_parameters():
+        path = find_notebook(notebook)
+        fields = parameter_model(path).model_fields
+        values = {key: field.default for key, field in fields.items()}
+        made = {"run": "default", "stage": notebook, "upstream": {}, "parameters": values}
+        assert publish._doubt_about_parameters(made, path) == ""
+        values[name] = ["/faces"] if "list" in fields[name].title else "/faces"
+        assert "may name a folder" in publish._doubt_about_parameters(made, path), (notebook, name)

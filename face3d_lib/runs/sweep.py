@@ -124,7 +124,7 @@ def run_sweep(path: Path, name: str, jobs: int = 1, progress: bool = True) -> in
     runs at work, which save; the same command goes on from there.
     """
     data, training = read_sweep(path, name)
-    work = Workers(max(1, cores() // jobs))
+    work = Workers(max(1, cores() // jobs), pictures=False)
     with stopping_signals(work.stop):
         for stage in data:  # one after the other: each reads the one before, and each uses all cores
             if code := work.do(stage, threads=cores()):

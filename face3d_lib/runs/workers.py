@@ -61,17 +61,20 @@ def failure(job: Job) -> str:
 
 
 class Workers:
-    """Runs as processes of their own; a stopping signal reaches those at work, and no other begins."""
+    """Runs as processes of their own; a stopping signal reaches those at work, and no other begins.
 
-    def __init__(self, threads: int):
-        self.threads = threads
+    threads: of each process. pictures: whether changed drawing code makes a finished run start again (`up_to_date`).
+    """
+
+    def __init__(self, threads: int, pictures: bool = True):
+        self.threads, self.pictures = threads, pictures
         self.stopped, self.children, self.lock = 0, set(), threading.Lock()
 
     def do(self, job: Job, threads: int | None = None) -> int:
         """Run the job unless it is done; its exit code. Its output goes to <notebook>.log in the folder of its run."""
         if self.stopped:
             return EXIT_CODES["preempted"]
-        if up_to_date(job.notebook, job.run, job.parameters, pictures=False):
+        if up_to_date(job.notebook, job.run, job.parameters, self.pictures):
             return 0
         command = [sys.executable, "-m", "face3d_lib.cli", "run", job.notebook, job.run, *as_words(job.parameters)]
         # two busy processes with a thread for each core each would be many times slower than one

@@ -286,7 +286,7 @@ def test_a_faulty_grid_starts_nothing(desk, text):
     assert not (desk / "runs").exists()
 
 
-# --------------------------------------------------------- row 33: what papermill would have called completed
+# --------------------------------------------------------- what papermill would have called completed
 
 DEATHS = {
     "sigkill": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", "kernel_died", 138),
@@ -351,7 +351,7 @@ def test_a_cell_that_takes_too_long(desk):
     assert "Timeout" in record_of(desk, "90_specimen")["error"]
 
 
-# -------------------------------------------------------------------------------------------- row 32: signals
+# -------------------------------------------------------------------------------------------- signals
 
 TRAIN = """import os, time
 (this.folder / "kernel.pid").write_text(str(os.getpid()))
@@ -447,7 +447,7 @@ t.fit(*t.build("rgbd"), pack, *t.halves(subject), this.folder, settings, t.Augme
 
 @pytest.mark.slow
 def test_twenty_signals_at_random_times_cost_no_step_of_a_training(desk):
-    """Row 32 in full: what is saved is at least as far as the training was when the signal came, and it goes on from there."""
+    """What is saved is at least as far as the training was when the signal came, and it goes on from there."""
     notebook = write_notebook(desk, "90_specimen", *OPEN, FIT, "this.done()")
     folder, before = desk / "runs/trial/90_specimen", (-1, 0)
     for number in range(20):
@@ -477,7 +477,7 @@ def test_no_process_stays_behind(desk, last, code):
     assert wait_until_gone(int((desk / "pid").read_text()))
 
 
-# ---------------------------------------------------------------- row 34: the runner is killed while it saves
+# ---------------------------------------------------------------- the runner is killed while it saves
 
 
 def kill_at_random(desk: Path, times: int) -> None:
@@ -513,7 +513,7 @@ def test_a_killed_runner_leaves_no_half_notebook_full(desk):
     kill_at_random(desk, times=50)
 
 
-# ----------------------------------------------------------------------------------------- row 38: one writer
+# ----------------------------------------------------------------------------------------- one writer
 
 
 def two_at_once(desk: Path, times: int) -> None:
@@ -703,7 +703,7 @@ def test_in_the_default_run_what_is_missing_is_made(desk):
     assert "20_second (default): done in" in shown
 
 
-# ------------------------------------------------------------------------------- row 45: Jupyter stays closed
+# ------------------------------------------------------------------------------- Jupyter stays closed
 
 
 def relaxations(text: str) -> list[str]:
