@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .metrics import Roc
-from .pictures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, literal, show_depth, show_rgb
+from .pictures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, literal, short, show_depth, show_rgb
 from .words import words
 
 COLOURS = [BLUE, ORANGE, GREEN, PURPLE, RED, SKY, "black", "#7B4A12", "#8F9A00"]  # those of Okabe and Ito come first
@@ -283,7 +283,8 @@ def overview(
     right.axis("off")
     width = [0.3, *[0.7 / (table.shape[1] - 1)] * (table.shape[1] - 1)]
     look = {"loc": "center", "cellLoc": "center", "edges": "horizontal", "colWidths": width}
-    drawn = right.table(table.to_numpy(), colLabels=list(table.columns), **look)
+    cells = [[short(str(name)), *texts] for name, *texts in table.to_numpy().tolist()]
+    drawn = right.table(cells, colLabels=list(table.columns), **look)
     drawn.auto_set_font_size(False)
     drawn.set_fontsize(10)
     drawn.scale(1, min(1.9, 11 / len(table)))  # eight systems fill the height

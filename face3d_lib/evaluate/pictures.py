@@ -113,8 +113,8 @@ def plot_match(
 
     The frame is blue where the probe was accepted and red where it was not. match_rgb is None where nobody is enrolled.
     """
-    show_rgb(axes[0], probe_rgb, f"probe{': ' + _short(true_name) if true_name else ''}")
-    best = _short(match.candidates[0][0]) if match.candidates else "nobody is enrolled"
+    show_rgb(axes[0], probe_rgb, f"probe{': ' + short(true_name) if true_name else ''}")
+    best = short(match.candidates[0][0]) if match.candidates else "nobody is enrolled"
     title, relation, colour = (best, "≥", BLUE) if match.known else (f"not accepted\nbest: {best}", "<", RED)
     title += "\n" if match.known else ", "
     title += f"{match.score:.3f} {relation} {match.threshold:.3f}"
@@ -218,7 +218,8 @@ def _tints(rgb, grey, levels: int = 32) -> list:
     return [[i / (levels - 1), "rgb({:.0f},{:.0f},{:.0f})".format(*colour)] for i, colour in enumerate(mean)]
 
 
-def _short(name: str, length: int = 22) -> str:
+def short(name: str, length: int = 22) -> str:
+    """`name`, cut to `length` letters with an ellipsis at its end where it is longer."""
     return name if len(name) <= length else name[: length - 1] + "…"
 
 
