@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import threading
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from tqdm.auto import tqdm
@@ -26,7 +26,7 @@ def side_by_side(jobs: list[Job], lanes: int = 2) -> int:
     work = Workers(max(1, cores() // lanes))
     names = ", ".join(f"{Path(job.notebook).stem} ({job.run})" for job in jobs)
     print(f"{lanes} at a time, output in the .log beside each: {names}", flush=True)
-    codes = {}
+    codes: dict[Future, int] = {}
     with (
         stopping_signals(work.stop),
         ThreadPoolExecutor(lanes) as pool,
@@ -68,7 +68,8 @@ class Workers:
 
     def __init__(self, threads: int, pictures: bool = True):
         self.threads, self.pictures = threads, pictures
-        self.stopped, self.children, self.lock = 0, set(), threading.Lock()
+        self.stopped, self.lock = 0, threading.Lock()
+        self.children: set[subprocess.Popen] = set()
 
     def do(self, job: Job, threads: int | None = None) -> int:
         """Run the job unless it is done; its exit code. Its output goes to <notebook>.log in the folder of its run."""

@@ -108,12 +108,12 @@ def warp(batch: Batch, how: Augmentation, keys: np.ndarray, modality: Modality =
     if not any((how.flip, how.rotation_deg, how.zoom, how.shift, how.pose_deg, how.misregistration_px)):
         return batch
     places, zoom = similarity(batch, how, keys)
-    aside = _numbers(normal(keys, MISREGISTRATION, 2) * how.misregistration_px, batch.depth.device).unbind()
+    right, down = _numbers(normal(keys, MISREGISTRATION, 2) * how.misregistration_px, batch.depth.device)
     rgb, depth = batch.rgb, batch.depth
     if how.pose_deg:
-        places, depth = render(batch, places, aside, np.radians(normal(keys, POSE, 2) * how.pose_deg))
+        places, depth = render(batch, places, (right, down), np.radians(normal(keys, POSE, 2) * how.pose_deg))
     elif modality != "rgb":
-        depth = _sample(depth, places, "nearest", aside)
+        depth = _sample(depth, places, "nearest", (right, down))
     if modality != "depth":
         rgb = _sample(rgb.float(), places, "bilinear")
     return Batch(rgb, depth, batch.depth_per_px / zoom)
@@ -152,7 +152,7 @@ def render(batch: Batch, places: Places, aside: Places, angles: np.ndarray) -> t
     surface = torch.where(valid.any(3, keepdim=True).any(2, keepdim=True), surface, 0)  # without a face, turn a board
     sin, sin_pitch = _numbers(np.sin(angles), surface.device)
     cos, cos_pitch = _numbers(np.cos(angles), surface.device)
-    (u, v), (x, y), z = places, places, 0
+    (u, v), (x, y), z = places, places, torch.zeros(())
     for _ in range(POSE_STEPS):
         z = _sample(surface, (x, y), "bilinear")[:, 0]
         x = (u - sin * z) / cos
@@ -181,8 +181,8 @@ def blur(rgb: torch.Tensor, how: Augmentation, keys: np.ndarray) -> torch.Tensor
     if not len(chosen):
         return rgb
     reach = int(np.ceil(2 * how.blur_px))
-    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / (draw[chosen, 1:] * how.blur_px)) ** 2)
-    weights = _numbers(weights / weights.sum(1, keepdims=True), rgb.device)[:, :, None]  # each of shape (B, 1, 1, 1)
+    bell = np.exp(-0.5 * (np.arange(-reach, reach + 1) / (draw[chosen, 1:] * how.blur_px)) ** 2)
+    weights = _numbers(bell / bell.sum(1, keepdims=True), rgb.device)[:, :, None]  # each of shape (B, 1, 1, 1)
     index = torch.from_numpy(chosen).to(rgb.device, non_blocking=True)
     image = rgb[index].float()
     for axis, margins in ((2, (0, 0, reach, reach)), (3, (reach, reach, 0, 0))):
@@ -258,8 +258,8 @@ def erase(image: torch.Tensor, fill: np.ndarray, how: Augmentation, keys: np.nda
 
 def _numbers(values: np.ndarray, device: torch.device) -> torch.Tensor:
     """(B, n) numbers of the pairs as (n, B, 1, 1) float32: each of the n broadcasts against (B, H, W)."""
-    values = torch.from_numpy(np.ascontiguousarray(values.T, np.float32))
-    return values.to(device, non_blocking=True)[:, :, None, None]
+    numbers = torch.from_numpy(np.ascontiguousarray(values.T, np.float32))
+    return numbers.to(device, non_blocking=True)[:, :, None, None]
 
 
 def _axes(height: int, width: int, device: torch.device) -> Places:

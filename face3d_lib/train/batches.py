@@ -6,10 +6,10 @@ was never stopped, and several processes together see the same batches as one.
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -179,7 +179,7 @@ def _turns(positions: np.ndarray) -> np.ndarray:
     return turns
 
 
-def prefetch(items: Iterator[Item], ahead: int) -> Iterator[Item]:
+def prefetch(items: Iterator[Item], ahead: int) -> Generator[Item, None, None]:
     """The same items, of which a thread makes up to `ahead` in advance; with ahead = 0 there is no thread.
 
     An exception in the thread is raised here, at the item that failed. The thread ends with this iterator, also when
@@ -188,7 +188,7 @@ def prefetch(items: Iterator[Item], ahead: int) -> Iterator[Item]:
     if not ahead:
         yield from items
         return
-    end = object()
+    end: Any = object()  # no item is this one
     with ThreadPoolExecutor(1, "prefetch") as thread:
         try:
             waiting = deque(thread.submit(next, items, end) for _ in range(ahead))
