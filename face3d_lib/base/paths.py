@@ -4,6 +4,7 @@ The folders are found from the place of this file and never from the working dir
 notebook in the notebook's folder, papermill in that of the caller, and all of them must find the same runs.
 """
 
+import errno
 import os
 import unicodedata
 from pathlib import Path
@@ -81,6 +82,8 @@ def inside(root: Path, relative: str, base: Path | None = None, where: str = "")
 
 def _resolved(path: Path) -> Path:
     try:
-        return path.resolve()
-    except RuntimeError:  # a link to itself
+        return path.resolve(strict=True)
+    except RuntimeError:  # a link to itself, as Python 3.11 and 3.12 say it
         return Path("/")
+    except OSError as error:  # Python 3.13 says ELOOP; a file that is not there yet is resolved as far as it exists
+        return Path("/") if error.errno == errno.ELOOP else path.resolve()
