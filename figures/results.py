@@ -1,8 +1,8 @@
-"""Write figures/README.md, the results page, and the table of results in README.md: `make results`.
+"""`make results` writes figures/README.md, the results page, and the table of results in README.md.
 
 Every number on the page is read from a JSON file below figures/. Notebooks write those beside the pictures, and
 `make bench` writes those in bench/. The files in recorded/ hold measurements that no command of the Makefile repeats,
-with the command that made them. The text between the tables stands in results.md, where {{name}} is replaced by a
+with the command that made them. The text between the tables comes from results.md, where {{name}} is replaced by a
 table, by the pictures, or by a number; {{name:.0%}} gives the number in that format.
 """
 
@@ -41,37 +41,37 @@ CAPTIONS = {  # number of the notebook and name of the figure: what the picture 
     "00 pairs": "Synthetic pairs: colour above, depth below. White pixels have no depth reading.",
     "00 holes": "Share of pixels without a reading, and the range of the readings.",
     "10 aligned": "Aligned crops with lines of equal depth drawn over the colour: the lines circle the nose.",
-    "10 mean": "The mean of many pictures before and after the alignment, and the median of their depth.",
+    "10 mean": "The mean of many pictures before and after the alignment, and the median of their aligned depth.",
     "10 failures": "Share of faces that were not found, by condition, with 95 % intervals.",
     "10 worst_registration": "The pairs whose depth lies farthest from the nose that is seen in colour.",
-    "10 landmark_error": "Distance between the landmarks that MTCNN finds and the true ones, over the turn of the head.",
-    "20 division": "How many pictures each part of the division holds.",
+    "10 landmark_error": "Distance between the landmarks that MTCNN finds and the true ones, by the yaw of the head.",
+    "20 division": "The number of pairs that each person has in each part of the split.",
     "21 augmentation": "One training pair under several draws of the augmentation.",
-    "21 pose": "One training pair, re-rendered from its own depth as if the head had turned.",
-    "22 encodings": "The encodings of depth that a network can be given, for two faces.",
-    "22 errors": "How far each encoding moves under sensor errors, relative to the distance between two people.",
+    "21 pose": "One training pair, rendered from its own depth as if the head had turned.",
+    "22 encodings": "The encodings of depth that a network can be given, for a few faces.",
+    "22 errors": "Change of each encoding under sensor errors, relative to the distance between two people.",
     "30 training": "Loss and accuracies by epoch, softmax.",
-    "30 floor": "The smallest loss that normalised softmax can reach, by scale: too small a scale cannot fit the labels.",
+    "30 floor": "The lowest loss that normalised softmax can reach, by scale; with too small a scale it stays high.",
     "31 training": "Loss, accuracies and angles by epoch, ArcFace.",
     "35 stall": "A margin of 60 degrees stalls the training when it is applied at once, and less so when it is eased in.",
     "32 training": "Loss and accuracies by epoch, semi-hard triplets.",
-    "35 collapse": "Batch-hard triplets collapse: the cosines of the same and of other people rise together.",
+    "35 collapse": "Training on batch-hard triplets collapses: cosines of one person's and of two people's pictures go to 1.",
     "33 training": "Loss and accuracies by epoch, multi-similarity.",
-    "33 partners": "Share of pictures that meet another picture of their person in a batch, by the number of people.",
+    "33 partners": "Share of pictures with a partner of the same person in their batch, by the number of people.",
     "34 training": "Loss and accuracies by epoch, AdaFace.",
     "34 quality": "Length of the embedding and accuracy when pictures get blurred and depth gets holes.",
     "38 recipes": "Accuracy by epoch of the legacy recipe and of ours on the same pictures.",
-    "39 losses": "EER and accuracy of the losses of the default run, one seed each: a first look, no ranking.",
-    "40 overview": "How RGB, depth and RGB-D see people who were never in the training, and how well they tell them apart.",
+    "39 losses": "EER and accuracy of the losses of the default run. With one seed each, the order is no ranking.",
+    "40 overview": "People never seen in training, in colour and depth, with the ROC curves and rates of the systems.",
     "40 scores": "Scores of two pictures of one person and of two people, none of whom was seen in training.",
     "40 roc": "ROC curves on people never seen in training.",
     "41 cmc": "CMC curves: share of probes whose person is among the best k of the gallery.",
-    "41 open_set": "Scores of probes with their own template, and of unknown people with the template that is nearest.",
+    "41 open_set": "Scores of probes with their own person's template, and of unknown people with the most similar one.",
     "42 tsne": "Embeddings of people never seen in training, projected by t-SNE.",
-    "43 designs": "EER and accuracy by modality and design, one seed.",
-    "45 surfaces": "Surface normals of the synthetic people that train and of those that test, seen by another sensor.",
+    "43 designs": "EER and accuracy by modality and design, with one seed.",
+    "45 surfaces": "Surface normals of synthetic training people, and of test people before another sensor.",
     "45 training": "Angles to the right and to the nearest wrong class by epoch, for each modality.",
-    "45 rank1": "Leave-one-out rank-1 on the other sensor, unchanged, whitened and with turned heads.",
+    "45 rank1": "Leave-one-out rank-1 on the other sensor, with and without whitening and a turn of the head.",
     "50 matches": "Probes beside their best match in the gallery, with score and threshold.",
 }
 
