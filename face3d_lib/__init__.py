@@ -5,6 +5,6 @@ import sys
 
 # Threads of torch's OpenMP (libgomp) spin while they wait for one another. With another busy program on a core this
 # costs two thirds of the training speed, so they spin for a moment only and then sleep. libgomp reads the variable
-# once, when torch is loaded; so this stands before every import of torch, and notebooks import face3d_lib first.
+# once, when torch is loaded. It is therefore set before any import of torch, and notebooks import face3d_lib first.
 if "torch" not in sys.modules:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")

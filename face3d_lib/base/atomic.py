@@ -1,7 +1,7 @@
 """Files that are written whole or not at all: a killed run leaves the old file or the new one, never a part of either.
 
-The order is that of a database's log: first the data reach the disk, then the file gets its name, then the folder that
-holds the name reaches the disk.
+The order is that of a database's log: first the data are synced to the disk, then the file gets its name, and then the
+folder that holds the name is synced.
 """
 
 import dataclasses
@@ -21,17 +21,17 @@ from typing import Any
 
 from .errors import UserError
 
-# What a file system answers that cannot sync a folder: CIFS before Linux 4.17, shared folders of VirtualBox, some FUSE
+# Errors of file systems that cannot sync a folder: CIFS before Linux 4.17, shared folders of VirtualBox, some FUSE
 FOLDERS_UNSYNCED = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.ENOSYS)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """The name of a new file beside `path`, to be written in the block; it becomes `path` when the block ends well.
+    """Give the block a new file's path beside `path`; the file becomes `path` when the block ends without an error.
 
-    The name is short and random: two writers never share one, and a `path` whose name is as long as a file system
-    allows (255 bytes) still has a sibling. Where the block or the disk fails, the file is deleted and `path` is as it
-    was before.
+    The name is short and random, so two writers never share one, and it fits even where the name of `path` is as long
+    as a file system allows (255 bytes). If the block or the disk fails, the new file is deleted and `path` is as it was
+    before.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def write_json(path: Path, value: Any) -> None:
 def plain(value: Any) -> Any:
     """`value` in the types of JSON: arrays and tables become lists, dataclasses objects, NaN and infinities null.
 
-    Numbers keep six digits. Anything else becomes the text that `str` gives.
+    Numbers are rounded to six significant digits. Any other value becomes the text that `str` gives.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
@@ -90,7 +90,7 @@ def sha256_of(path: Path) -> str:
 def require_space(folder: Path, n_bytes: int) -> None:
     """Raise UserError unless the disk of `folder` has `n_bytes` free.
 
-    A process that writes to a memory-mapped file on a full disk is killed without a message, so this is asked before.
+    A process that writes to a memory-mapped file on a full disk is killed without a message, so space is checked first.
     """
     free = shutil.disk_usage(folder).free
     if free < n_bytes:
@@ -106,7 +106,7 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Wait until the disk has a file or a folder; CIFS and some FUSE cannot say so of folders, which is no failure."""
+    """Wait until a file or a folder is on the disk; that CIFS and some FUSE cannot sync folders is no failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""What the environment says. Every variable that the project reads is read through this file."""
+"""Environment variables. Every variable that the project reads is read through this file."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ def data_folder() -> Path | None:
 def rank_and_world() -> tuple[int, int]:
     """(rank of this process, number of processes) as torchrun sets them; (0, 1) without torchrun.
 
-    Schedulers and earlier sessions leave RANK behind; without WORLD_SIZE it means nothing, and this process is the
+    Schedulers and earlier sessions may leave RANK set. Without WORLD_SIZE it is ignored, and this process counts as the
     only one. Raises UserError where the two variables contradict each other.
     """
     world, rank = setting("WORLD_SIZE", "1"), setting("RANK")
@@ -38,7 +38,7 @@ def rank_and_world() -> tuple[int, int]:
 def speak_utf8(module: str) -> None:
     """Start `python -m module` anew with the same arguments in UTF-8 mode, where this Python has another encoding.
 
-    An old locale (C, or one of ISO-8859 or GBK) would lose the accents in names of files. The encoding cannot be
+    In an old locale (C, or one of ISO-8859 or GBK) names of files with accents would be lost. The encoding cannot be
     changed in a running Python.
     """
     if sys.getfilesystemencoding() != "utf-8":

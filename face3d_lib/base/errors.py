@@ -4,11 +4,11 @@
 class UserError(Exception):
     """A mistake that the user can mend. Its message is one line that names the file and the fix.
 
-    The command line and Jupyter show the line alone, without a traceback.
+    The command line and Jupyter show only this line, without a traceback.
     """
 
     def _render_traceback_(self) -> list[str]:
-        """What Jupyter shows instead of a traceback, whose frames are not where the mistake is."""
+        """The lines that Jupyter shows instead of a traceback, whose frames would not show where the mistake is."""
         return [f"{type(self).__name__}: {self}"]
 
 

@@ -1,7 +1,7 @@
-"""The project's folders, and paths that may stand in a table.
+"""The project's folders, and the check of paths that a table names.
 
-The folders are found from the place of this file and never from the working directory: JupyterLab and nbval run a
-notebook in the notebook's folder, papermill in that of the caller, and all of them must find the same runs.
+The folders are found from the place of this file and never from the working directory. JupyterLab and nbval run a
+notebook in the notebook's folder, papermill runs it in the caller's folder, and all of them must find the same runs.
 """
 
 import errno
@@ -32,7 +32,7 @@ def relative(path: Path) -> str:
 
 
 def child_environment(**more: str) -> dict[str, str]:
-    """The environment for a Python that this process starts: the same folders, UTF-8 whatever the locale, `more`."""
+    """The environment for a Python that this process starts: the same folders, UTF-8 in any locale, and `more`."""
     ours = {"FACE3D_RUNS": str(RUNS), "FACE3D_FIGURES": str(FIGURES), "PYTHONUTF8": "1"}
     return os.environ | ours | more
 
@@ -41,7 +41,7 @@ UNPRINTED = ("Cc", "Zl", "Zp")  # Unicode categories of control characters and l
 
 
 def unsafe_name(name: str) -> str:
-    """Why a table could not name this file or folder so that it is found again; "" where a table can."""
+    """The reason why a table cannot hold the name of this file or folder unchanged; "" where a table can."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -83,7 +83,7 @@ def inside(root: Path, relative: str, base: Path | None = None, where: str = "")
 def _resolved(path: Path) -> Path:
     try:
         return path.resolve(strict=True)
-    except RuntimeError:  # a link to itself, as Python 3.11 and 3.12 say it
+    except RuntimeError:  # Python 3.11 and 3.12 raise this for a link to itself
         return Path("/")
-    except OSError as error:  # Python 3.13 says ELOOP; a file that is not there yet is resolved as far as it exists
+    except OSError as error:  # Python 3.13 gives ELOOP; a missing file is resolved as far as its path exists
         return Path("/") if error.errno == errno.ELOOP else path.resolve()

@@ -23,11 +23,11 @@ from .errors import UserError
 from .paths import relative
 
 PREEMPTING = (signal.SIGTERM, signal.SIGUSR1)  # sent by machines that need the processor; SIGUSR1 is Slurm's warning
-STOPPING = (*PREEMPTING, signal.SIGINT, signal.SIGHUP)  # and those of a user at a terminal
+STOPPING = (*PREEMPTING, signal.SIGINT, signal.SIGHUP)  # the last two come from a user at a terminal
 GRACE_SECONDS = 30  # after a stopping signal, before a kernel that does not stop is killed
-ORPHANED_SECONDS = 15  # for which a lock outlives its owner at most, because the owner's kernel still holds it
+ORPHANED_SECONDS = 15  # the longest time that a lock outlives its owner, whose kernel still holds it
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of mallopt (malloc.h)
-WITHOUT_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # Lustre and NFS, mounted without locks
+WITHOUT_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # errors of Lustre and NFS mounted without locks
 
 # ------------------------------------------------------------------------------------ one writer for each folder
 
@@ -35,13 +35,13 @@ WITHOUT_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # Lustre and NFS
 def lock(folder: Path, patience_seconds: float = 0) -> int:
     """Become the only writer of `folder`, which is made if it is not there; returns the handle for `unlock`.
 
-    The lock is an flock on `<folder>/.lock`, opened for writing because NFS asks for that. It ends with the last
-    process that has the handle: a kernel inherits it from its runner, so after a killed runner the folder is free
-    when the kernel has ended as well. Leftovers of killed writers are deleted.
+    The lock is an flock on `<folder>/.lock`, opened for writing because NFS asks for that. The lock ends with
+    the last process that has the handle. A kernel inherits the handle from its runner, so after a runner was killed
+    the folder is free only when its kernel has ended as well. Temporary files of killed writers are deleted.
 
     Some file systems have no flock (Lustre mounted without it answers ENOSYS). There the existence of the file is
-    the lock: the file of a dead process of this machine is taken over, that of another machine has to be deleted by
-    hand, because nobody can tell from here whether its owner lives.
+    the lock. The file of a dead process of this machine is taken over. The file of another machine has to be deleted by
+    hand, because this machine cannot tell whether the process is alive.
 
     Raises UserError, naming the owner, when the folder is still taken after `patience_seconds`.
     """
@@ -66,7 +66,7 @@ def lock(folder: Path, patience_seconds: float = 0) -> int:
 
 def unlock(folder: Path, handle: int) -> None:
     """Give up the lock on `folder` and delete its file."""
-    (folder / ".lock").unlink(missing_ok=True)  # while it is held: afterwards it may be another process's
+    (folder / ".lock").unlink(missing_ok=True)  # while the lock is held: afterwards the file may belong to another process
     os.close(handle)
 
 
@@ -149,8 +149,8 @@ def keep_freed_memory() -> None:
     """Let this process keep the memory that it frees instead of returning it to the kernel after every tensor.
 
     By default glibc maps each large block anew, so that every step of a training on the CPU waits for the same pages
-    to be filled with zeros again, which takes about a tenth of the processor's time. The
-    process holds at most what it held at its peak. Where there is no glibc, nothing happens.
+    to be filled with zeros again, which takes about a tenth of the processor's time. With the change, the process keeps
+    at most as much memory as it used at its peak. Where there is no glibc, nothing happens.
     """
     with suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
@@ -162,7 +162,7 @@ def keep_freed_memory() -> None:
 def run_tasks(
     prepare: Callable[[], AbstractContextManager[Callable[[Any], Any]]], tasks: Iterable[Any], workers: int
 ) -> Iterator[Any]:
-    """The results of all tasks, each as soon as it is there, in whatever order.
+    """Yield the results of all tasks, each as soon as it is ready, in any order.
 
     `prepare` (picklable) is entered once in each process and gives the function that turns a task into a result.
     This process works as well, beside `workers` - 1 spawned ones; with `workers` <= 1 it works alone. When the block
@@ -196,7 +196,7 @@ def run_tasks(
                     yield future.result()
     except BaseException as error:
         if isinstance(error, BrokenProcessPool):
-            pool.shutdown(wait=True)  # then the exit codes are there
+            pool.shutdown(wait=True)  # afterwards the exit codes are known
             imported_in_vain = not started.is_set() and any(worker.exitcode == 1 for worker in spawned)
             raise UserError(NO_MAIN_GUARD if imported_in_vain else WORKER_KILLED) from None
         for worker in spawned:
@@ -208,7 +208,7 @@ def run_tasks(
 
 @contextmanager
 def _deaf_children() -> Iterator[None]:
-    """Processes that start within the block never hear of Ctrl-C; it reaches their parent too, which ends them."""
+    """Processes that start within the block ignore Ctrl-C; their parent receives it as well and ends them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -223,7 +223,7 @@ def _start_worker(prepare: Callable[[], AbstractContextManager], started: Any) -
     started.set()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     context = prepare()
-    _entered.update(context=context, function=context.__enter__())  # it is left when the process ends
+    _entered.update(context=context, function=context.__enter__())  # the context is left when the process ends
 
 
 def _work(task: Any) -> Any:
@@ -231,7 +231,7 @@ def _work(task: Any) -> Any:
 
 
 def _end_with_parent() -> None:
-    """End this worker when its parent was killed; it would wait for work for ever."""
+    """End this worker when its parent was killed; without this it would wait for work for ever."""
     if parent := multiprocessing.parent_process():
         multiprocessing.connection.wait([parent.sentinel])
     os._exit(1)

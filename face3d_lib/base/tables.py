@@ -1,8 +1,8 @@
 """Tables of text on disk: strict csv in and out, and checks of whole tables.
 
-A table is all text: labels such as 001, NA, 1e5 or True come back byte for byte, and an empty cell is "", never NaN.
-pandas.read_csv is not strict enough to read them: it pads short rows, renames a column that stands twice, and takes a
-file that was cut, a quote inside a cell and a zero byte for sound; where it refuses, it rarely names the line.
+Every cell is text: labels such as 001, NA, 1e5 or True are read back byte for byte, and an empty cell is "", never NaN.
+pandas.read_csv is not strict enough: it pads short rows, renames a column that occurs twice, and accepts a file that
+was cut, a quote inside a cell and a zero byte. Where it refuses a file, it rarely names the line.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from .atomic import write_text
 from .errors import UserError
 
-if TYPE_CHECKING:  # pandas and pandera take a second to import, and naming a face reads no table
+if TYPE_CHECKING:  # pandas and pandera take a second to import, and `face3d identify` reads no table
     import pandas as pd
     import pandera.pandas as pa
 
@@ -27,10 +27,10 @@ POINTS = [f"{axis}{k}" for k in range(1, 6) for axis in "xy"]
 def read_table(path: Path, required_columns: list[str], sha256: str | None = None) -> pd.DataFrame:
     """The csv at `path` with every cell as text (dtype str).
 
-    Plain csv is UTF-8, with or without a byte order mark, has commas between the cells, a header with at least the
-    required columns, rows that are exactly as long as the header, and a line end after the last row; without that
-    line end the file may have been cut. `sha256` is the hash that the bytes of the file must have, where one was
-    recorded. Raises UserError, which names the file and the line, for anything else.
+    The file must be UTF-8, with or without a byte order mark. It must have commas between the cells, a header with at
+    least the required columns, rows that are exactly as long as the header, and a line end after the last row; without
+    that line end the file may have been cut. `sha256` is the hash that the bytes of the file must have, where one was
+    recorded. Raises UserError, which names the file and the line, for any other file.
     """
     path = Path(path)
     try:
@@ -86,7 +86,7 @@ def write_table(path: Path, frame: pd.DataFrame) -> None:
     """Write `frame` as a csv that `read_table` reads back, whole or not at all.
 
     Cells are written as `str` gives them; None and NaN become empty. Raises UserError where a cell holds a line break,
-    a zero byte or what UTF-8 cannot say.
+    a zero byte or text that UTF-8 cannot encode.
     """
     import pandas as pd
 

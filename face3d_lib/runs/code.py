@@ -1,4 +1,4 @@
-"""What code a result depends on: the files of this library that a notebook or a file imports, and their hashes.
+"""The code that a result depends on: the files of this library that a notebook or a file imports, and their hashes.
 
 Imports are followed wherever they stand: at the top of a file or inside a function, absolute or relative, to any
 depth. Files that nothing imports do not count, so that a change in them does not make a result out of date.

@@ -41,7 +41,7 @@ from .record import (
 
 
 class Preempted(KeyboardInterrupt):
-    """A signal asked this process to stop: raised in the cell that runs, whose `finally` blocks save."""
+    """Raised in the running cell when a signal asks this process to stop; the cell's `finally` blocks save."""
 
 
 class Run:
@@ -55,7 +55,7 @@ class Run:
     def __init__(self, stage: str, namespace: dict):
         self.stage, self.run = stage, str(namespace.get("run", "default"))
         self.folder = run_folder(self.run) / stage
-        self.by_hand = setting("FACE3D_RUNNER") != str(self.folder)  # not by `run_notebook`
+        self.by_hand = setting("FACE3D_RUNNER") != str(self.folder)  # not started by `run_notebook`
         self._namespace, self._pid, self._thread_errors = namespace, os.getpid(), []
         self._notebook = self._own_notebook()
         if self.by_hand:
@@ -75,7 +75,7 @@ class Run:
         if self.by_hand or self.rank:
             self._record = new_record(stage, self.run, self.parameters, self._notebook) | {"by_hand": self.by_hand}
         else:
-            self._record = read_record(self.folder)  # the runner has written its beginning
+            self._record = read_record(self.folder)  # the runner wrote it before the kernel started
         self._record["closed"] = False
         self._again = (
             self.by_hand and self._before.done and is_current(self._before.record, self.parameters, self._notebook)
@@ -86,9 +86,9 @@ class Run:
     def need(self, name: str) -> Path:
         """The folder of an upstream stage ("21_pack_dataset", "rgb/30_train_softmax"), which must be done.
 
-        It is looked for in this run, then in the runs around it. Where it is missing and the outermost run is
-        "default", it is made from the notebooks as they are; elsewhere a UserError names the command. The hash of its
-        result enters our record.
+        The stage is looked for in this run, then in the runs around it. If it is missing and the outermost run is
+        "default", it is made by running its notebook with the defaults; in other runs a UserError names the command
+        that makes it. The hash of its result is written into this stage's record.
         """
         folder = find_stage(self.run, name)
         if (record := read_record(folder))["status"] != "done":
@@ -111,7 +111,7 @@ class Run:
         if self.by_hand:
             self._end("done")
         else:
-            self._write()  # the runner says "done", when it has seen that every cell ran
+            self._write()  # the runner writes "done" after it has checked that every cell ran
         self.release()
 
     def release(self) -> None:
@@ -126,18 +126,18 @@ class Run:
             self._lock = None
 
     def _own_notebook(self) -> Path:
-        """The file that runs here: as the runner, JupyterLab or VS Code tells it, else the one in notebooks/."""
+        """The notebook file that runs, as the runner, JupyterLab or VS Code names it, else the one in notebooks/."""
         own, here = paths.NOTEBOOKS / f"{self.stage}.ipynb", self._namespace.get("__vsc_ipynb_file__")
         told = setting("FACE3D_NOTEBOOK") or here or setting("JPY_SESSION_NAME")
-        executed = Path(told).parent == self.folder  # this stage's own, as it ran before
+        executed = Path(told).parent == self.folder  # the executed copy that this stage left earlier
         return own if executed or not told.endswith(".ipynb") else Path(told)
 
     def _adopt(self) -> None:
         """When a finished stage is opened by hand, parameters that nobody chose take the values with which it was made.
 
-        The notebook's defaults belong to the run "default"; the demo, or a run of own data, was made with others, and
-        only looking at it must not make it anew. A value counts as chosen where it differs from the file's, or where
-        the file itself names this run.
+        The notebook's defaults belong to the run "default". The demo, or a run on the user's data, was made with other
+        values, and opening a notebook on it must not make the stage again. A value counts as chosen if it differs from
+        the value in the file, or if the file itself names this run.
         """
         record = read_record(self.folder)
         if record["status"] != "done" or self.run.partition("/")[0] == "default" or not self._notebook.exists():
@@ -216,7 +216,7 @@ class Run:
 
 
 def _state(record: dict, run: str, name: str) -> str:
-    """Words for an upstream stage that is not done: its status, and where it failed the reason and the log."""
+    """A description of an upstream stage that is not done: its status and, if it failed, the reason and the log."""
     state = f"{record['status']} in run {run}"
     if not record.get("error"):
         return state
@@ -226,7 +226,7 @@ def _state(record: dict, run: str, name: str) -> str:
 
 
 def _advice(job: Job, record: dict) -> str:
-    """The command that makes a missing stage: as it was tried before, else as the plan has it."""
+    """The command that makes a missing stage, with the parameters of an earlier attempt, or else those of the plan."""
     notebook = paths.NOTEBOOKS / f"{job.notebook}.ipynb"
     if "parameters" in record and notebook.exists():
         declared = parameter_model(notebook).model_fields
@@ -239,7 +239,7 @@ def _advice(job: Job, record: dict) -> str:
 
 
 def _wait_for_another(name: str, folder: Path) -> bool:
-    """Wait while another process makes the stage in `folder`; whether it was made. False at once where nobody makes it."""
+    """Wait while another process makes the stage in `folder`; True if it was made, False at once if none makes it."""
     record, told = read_record(folder), False
     while record["status"] == "running" and not record.get("by_hand") and is_alive(str(record.get("pid"))):
         if not told:
@@ -268,7 +268,7 @@ def _run_visibly(notebook: Path, job: Job) -> int:
                 shown = ""
         return child.wait()
     except KeyboardInterrupt:
-        child.terminate()  # it passes the signal on to its kernel, which may save
+        child.terminate()  # the child passes the signal on to its kernel, which may save
         child.wait(GRACE_SECONDS + 5)
         raise
 
@@ -299,7 +299,7 @@ def open_run(stage: str, namespace: dict) -> Run:
 
 
 def set_seeds(seed: int) -> None:
-    """Seed python, numpy and, if it is imported, torch, which then uses deterministic algorithms where it has them."""
+    """Seed python, numpy and, if it is imported, torch, which then uses deterministic algorithms where it has such."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 (libraries draw from the global generator)
     if torch := sys.modules.get("torch"):

@@ -1,4 +1,4 @@
-"""The parameters of a notebook: declared in its tagged cell, read from a command line or a YAML file, checked."""
+"""The parameters of a notebook: declared in its tagged cell, set by a command line or a YAML file, and checked."""
 
 import ast
 import difflib
@@ -23,12 +23,12 @@ def find_notebook(name: str | Path) -> Path:
 
 
 def read_cells(notebook: Path) -> list:
-    """The cells of a notebook file; UserError when it is none."""
+    """The cells of a notebook file; UserError when the file is not a notebook."""
     import nbformat
 
     try:
         return nbformat.read(notebook, as_version=4).cells
-    except Exception as error:  # nbformat answers damage with many kinds of exception
+    except Exception as error:  # for a damaged file nbformat raises many kinds of exception
         raise UserError(f"{notebook}: not a readable notebook ({first_line(str(error))})") from None
 
 
@@ -193,8 +193,8 @@ def parse_parameters(pairs: list[str]) -> dict[str, str]:
 def read_yaml(path: Path):
     """A YAML file in which every value is the text that is written there, in lists and mappings.
 
-    YAML itself would take 010 for 8, 2024-01-01 for a date and 1e-3 for a text; here a value becomes what the parameter
-    that it is meant for declares. UserError where the file cannot be read.
+    YAML itself would take 010 for 8, 2024-01-01 for a date and 1e-3 for a text. Here a value is later converted to the
+    type that its parameter declares. UserError where the file cannot be read.
     """
     import yaml
 

@@ -119,10 +119,10 @@ def planned(run: str, name: str) -> Job:
 
 
 def waves() -> list[list[str]]:
-    """All notebooks in groups that run one after the other; each stands as late as its readers allow.
+    """All notebooks in groups that run one after the other; each notebook is in the last group that its readers allow.
 
-    So a training that reads nothing runs beside the other trainings. Within a group the last of the plan comes first:
-    the later trainings take longer than the first.
+    A training that reads nothing therefore runs beside the other trainings. Within a group the last of the plan comes
+    first, because the later trainings take longer than the first.
     """
     height: dict[str, int] = {}
     for stage in reversed(PLAN):

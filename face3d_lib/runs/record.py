@@ -1,6 +1,6 @@
-"""The record of a stage, run.json: what happened, with which parameters, versions and upstream stages.
+"""The record of a stage, run.json, which holds its status, parameters, versions and upstream stages.
 
-Nothing else decides whether a stage is done.
+Whether a stage is done is decided by its record alone.
 """
 
 import hashlib
@@ -39,7 +39,7 @@ def read_record(folder: Path | None) -> dict:
 
 
 def new_record(stage: str, run: str, parameters: dict, notebook: Path) -> dict:
-    """What run.json says at the start; no host name and no folder of this machine."""
+    """The content of run.json at the start, without the name or any folder of this machine."""
     return {
         "stage": stage,
         "run": run,
@@ -58,7 +58,7 @@ def new_record(stage: str, run: str, parameters: dict, notebook: Path) -> dict:
 
 
 def refuse_a_copy(stage: str, run: str, notebook: Path) -> None:
-    """UserError where `notebook` is not the file that the stage of this run belongs to: a copy replaces nothing.
+    """Raise UserError where `notebook` is not the file that this stage belongs to, so that a copy replaces nothing.
 
     A stage belongs to the notebook that made it. In the run "default", which is made from the notebooks as they are,
     it belongs to the one in notebooks/ from the start.
@@ -80,12 +80,12 @@ def refuse_a_copy(stage: str, run: str, notebook: Path) -> None:
 
 
 def recorded_name(notebook: Path) -> str:
-    """How a record names a notebook: its path below the project, elsewhere its file name alone."""
+    """The name of a notebook in a record: its path below the project, or the file name alone outside the project."""
     return relative(notebook) if notebook.resolve().is_relative_to(ROOT) else notebook.name
 
 
 def refuse_other_data(folder: Path, notebook: Path, parameters: dict) -> None:
-    """UserError where a finished stage would take its pairs from elsewhere than before: a run keeps its data.
+    """Raise UserError where a finished stage would take pairs from another folder than before: a run keeps its data.
 
     The parameters that hold a folder are compared, because everything in the run was made from what lies there.
     """
@@ -101,7 +101,7 @@ def refuse_other_data(folder: Path, notebook: Path, parameters: dict) -> None:
 
 
 class Before:
-    """What a stage's folder held before a notebook ran in it; it tells whether a failed attempt has changed anything."""
+    """The content of a stage's folder before a notebook ran in it; it shows what a failed attempt has changed."""
 
     def __init__(self, folder: Path):
         self.folder, self.record = folder, read_record(folder)
@@ -166,9 +166,9 @@ def git_state() -> dict | None:
 
 
 def result_hash(record: dict, folder: Path) -> str:
-    """SHA-256 of what decides a result: parameters, code, upstream results, and metrics.json where it exists.
+    """SHA-256 of all that a result depends on: parameters, code, upstream results, and metrics.json if it exists.
 
-    A stage that runs again and comes to the same has the same hash, so its readers stay up to date.
+    A stage that runs again and gives the same result has the same hash, so the stages that read it stay up to date.
     """
     upstream = {name: entry.get("result_sha256") for name, entry in record["upstream"].items()}
     metrics = folder / "metrics.json"
@@ -194,8 +194,8 @@ def outdated(record: dict) -> list[str]:
 def up_to_date(notebook: str | Path, run: str, parameters: dict | None = None, pictures: bool = True) -> bool:
     """Whether the stage is done with these parameters, this code and the present results of what it reads.
 
-    pictures: whether a change in code that only draws makes the stage outdated. A sweep, whose pictures nobody looks
-    at, says False.
+    pictures: whether a change in code that only draws makes the stage outdated. Sweeps pass
+    False, because nobody looks at their pictures.
     """
     notebook = find_notebook(notebook)
     record = read_record(run_folder(run) / notebook.stem)
@@ -203,7 +203,7 @@ def up_to_date(notebook: str | Path, run: str, parameters: dict | None = None, p
 
 
 def is_current(record: dict, parameters: dict, notebook: Path, pictures: bool = True) -> bool:
-    """As `up_to_date`, for a caller that holds the record already."""
+    """The same as `up_to_date`, for a caller that has already read the record."""
     then, now = record.get("code_sha256"), notebook_code(notebook)
     if not pictures and isinstance(then, dict):
         then, now = without_drawing(then), without_drawing(now)

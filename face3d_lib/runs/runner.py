@@ -2,8 +2,8 @@
 
 papermill calls a notebook completed when its kernel was killed, when a cell called sys.exit(0) and when a
 thread failed; it only warns about an unknown parameter, executes a crafted parameter *name*, and can leave
-half a notebook. `run_notebook` lets papermill execute the cells and decides by itself how they ended. Its exit codes:
-0 done, 1 failed, 2 incomplete (or a mistake of the user), 75 preempted by a signal, 138 the kernel died.
+half a notebook. `run_notebook` lets papermill execute the cells and checks by itself how they ended. Its exit code is 0
+for done, 1 for failed, 2 for incomplete or a mistake of the user, 75 for preempted by a signal, 138 for a dead kernel.
 """
 
 import html
@@ -29,8 +29,8 @@ from .folders import run_folder
 from .parameters import find_notebook, parameters_for, read_cells
 from .record import EXIT_CODES, Before, close_record, new_record, read_record, refuse_a_copy, refuse_other_data
 
-SHOWN_LETTERS = 70  # of what the kernel tells
-START_SECONDS = 180  # for a kernel to come up on a busy machine
+SHOWN_LETTERS = 70  # of the latest line that the kernel reports
+START_SECONDS = 180  # that a kernel may take to start on a busy machine
 SAME_SIGNAL_SECONDS = 0.3  # Ctrl-C reaches all processes of a terminal, and their parents pass it on as well
 
 
@@ -71,15 +71,15 @@ class _Kernel:
         self.manager = Manager(kernel_spec_manager=ThisPython(), transport_encryption="auto")
         self.bar = bar
         self.pid = self.signal = self.timer = self.heard = None
-        self.left = ""  # of a bar of tqdm
+        self.left = ""  # the text to the left of tqdm's bar
         self.cell = 0  # the code cell that runs, as Jupyter counts: 1 is In [1]
 
     def start(self, folder: Path, notebook: Path, inherited: list[int]) -> None:
         from jupyter_core.utils import run_sync
 
         ours = {"FACE3D_RUNNER": str(folder), "FACE3D_NOTEBOOK": str(notebook)}
-        jupyter = {"MPLBACKEND": "", "JPY_SESSION_NAME": ""}  # the backend is Jupyter's own, the session not this one's
-        library = os.pathsep.join(filter(None, [str(ROOT), setting("PYTHONPATH")]))  # of this checkout, not of another
+        jupyter = {"MPLBACKEND": "", "JPY_SESSION_NAME": ""}  # the kernel has its own backend and session
+        library = os.pathsep.join(filter(None, [str(ROOT), setting("PYTHONPATH")]))  # the library of this checkout
         env = child_environment(**ours, **jupyter, PYTHONPATH=library)
         run_sync(self.manager.start_kernel)(cwd=str(notebook.parent), env=env, pass_fds=inherited)
         self.pid = self.manager.provisioner.pid
@@ -150,7 +150,7 @@ def run_notebook(
 ) -> int:
     """Execute a notebook with these parameters into runs/<run>/<stage>/; returns its exit code (EXIT_CODES).
 
-    notebook: name or path. parameters: Python values, or text as typed. cell_timeout: seconds, None for ever.
+    notebook: name or path. parameters: Python values, or text as typed. cell_timeout: seconds; None: no limit.
     Leaves <stage>.ipynb, or <stage>.failed.ipynb, whole, and run.json with the status; prints one line. Under
     torchrun a rank above 0 writes <stage>.rank<r>.ipynb and leaves lock and run.json to rank 0.
     A stage that was done stays done where the notebook stops before it changes a file of the stage.
@@ -166,7 +166,7 @@ def run_notebook(
     folder.mkdir(parents=True, exist_ok=True)
     started, handles = time.monotonic(), [] if rank else [lock(folder)]
     try:
-        _partial(folder, name).unlink(missing_ok=True)  # of a runner that was killed
+        _partial(folder, name).unlink(missing_ok=True)  # left by a runner that was killed
         before = Before(folder)
         if rank == 0:
             write_json(folder / "run.json", new_record(stage, run, values, notebook))
@@ -220,7 +220,7 @@ def _execute(notebook, folder, name, values, kernel, handles, cell_timeout) -> t
     options |= {"on_cell_start": kernel.before_cell, "on_cell_executed": kernel.after_cell}
     options["progress_bar"] = False
     try:
-        kernel.bar.reset(len(read_cells(notebook)) + 1)  # and the cell of given parameters
+        kernel.bar.reset(len(read_cells(notebook)) + 1)  # papermill adds a cell with the given parameters
         kernel.start(folder, notebook, handles)
         verdict = _verdict(papermill.execute_notebook(*paths, values, **options))
     except PapermillExecutionError as error:
@@ -244,7 +244,7 @@ def _verdict(nb) -> tuple[str, str | None]:
     unrun = sum(cell.execution_count is None for cell in cells)
     for number, cell in enumerate(cells, start=1):
         for output in cell.outputs:
-            if output.output_type == "error":  # only SystemExit comes here: papermill takes it for success
+            if output.output_type == "error":  # only SystemExit is found here, because papermill counts it as success
                 return "incomplete", f"In [{number}]: {output.ename}, {unrun} cells did not run"
             if output.get("name") == "stderr" and "Exception in thread" in output.text:
                 last = output.text.partition("Exception in thread")[2].strip().splitlines()[-1]
@@ -278,8 +278,9 @@ def _save_notebook(folder: Path, name: str, notebook: Path, done: bool) -> Path:
 def run_grid(notebook: str | Path, run: str, parameters: dict, entries: list[dict]) -> int:
     """Run the notebook once for each entry, in sequence; returns the first exit code that is not 0, or 0.
 
-    An entry may hold `run`, else it goes to `run`; `parameters` go over those of the entry. All entries are checked
-    before the first starts; a signal ends the sequence, a failure does not. UserError when two go to the same run.
+    An entry may name its own `run`; otherwise it runs in `run`. `parameters` replace those of the entry. All entries
+    are checked before the first starts. A signal ends the sequence, a failure does not. UserError when two entries
+    would write into the same run.
     """
     sets = {str(entry.get("run", run)): {**entry, **parameters} for entry in entries}
     if len(sets) < len(entries):

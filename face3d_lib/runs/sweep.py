@@ -40,8 +40,8 @@ KEYS = {"data", "parameters", "grid", "settings"}
 def read_sweep(path: Path, name: str) -> tuple[list[Job], list[Job]]:
     """(jobs of the data stages in order, jobs of the trainings) of a sweep file for the run `name`.
 
-    A data stage that `name`, or a run around it, already has is used as it is; the file's `data` goes over the
-    parameters with which it was made. UserError names what is wrong, before anything runs.
+    A data stage that exists in `name`, or in a run around it, keeps the parameters with which it was made, except those
+    that the file's `data` replaces. UserError names what is wrong, before anything runs.
     """
     content = _checked_content(path)
     data = [_data_job(stage, name, content) for stage in DATA]
@@ -118,7 +118,9 @@ def _job(notebook: str, run: str, parameters: dict) -> Job:
 
 
 def run_sweep(path: Path, name: str, jobs: int = 1, progress: bool = True) -> int:
-    """Do all runs of the sweep file below runs/<name>, `jobs` at a time; 0 when every one is done, else the first code.
+    """Do all runs of the sweep file below runs/<name>, `jobs` at a time.
+
+    Returns 0 when every run is done, else the first exit code that is not 0.
 
     Writes runs/<name>/sweep.json: a row for each run with its parameters and status. A signal is passed on to the
     runs at work, which save; the same command goes on from there.
@@ -126,7 +128,7 @@ def run_sweep(path: Path, name: str, jobs: int = 1, progress: bool = True) -> in
     data, training = read_sweep(path, name)
     work = Workers(max(1, cores() // jobs), pictures=False)
     with stopping_signals(work.stop):
-        for stage in data:  # one after the other: each reads the one before, and each uses all cores
+        for stage in data:  # one after the other, because each reads the one before and uses all cores
             if code := work.do(stage, threads=cores()):
                 print(failure(stage), file=sys.stderr)
                 return code

@@ -1,4 +1,4 @@
-"""Jobs side by side, each in a process of its own."""
+"""Runs several jobs side by side, each in a process of its own."""
 
 import subprocess
 import sys
@@ -17,9 +17,11 @@ from .record import EXIT_CODES, read_record, up_to_date
 
 
 def side_by_side(jobs: list[Job], lanes: int = 2) -> int:
-    """Do jobs that do not read each other, `lanes` at a time with equal shares of the cores; 0, or the first exit code.
+    """Do jobs that do not read each other, `lanes` at a time with equal shares of the cores.
 
-    Small networks use two cores better when two of them train with one thread each than when one trains with two. A
+    Returns 0 if all jobs are done, else the first exit code that is not 0.
+
+    Two small networks that train side by side with one thread each use two cores better than one with two threads. A
     job that fails does not stop the others.
     """
     lanes = min(lanes, cores())
@@ -63,7 +65,7 @@ def failure(job: Job) -> str:
 class Workers:
     """Runs as processes of their own; a stopping signal reaches those at work, and no other begins.
 
-    threads: of each process. pictures: whether changed drawing code makes a finished run start again (`up_to_date`).
+    threads: number of threads of each process. pictures: whether changed drawing code makes a finished run start again (`up_to_date`).
     """
 
     def __init__(self, threads: int, pictures: bool = True):
@@ -72,13 +74,13 @@ class Workers:
         self.children: set[subprocess.Popen] = set()
 
     def do(self, job: Job, threads: int | None = None) -> int:
-        """Run the job unless it is done; its exit code. Its output goes to <notebook>.log in the folder of its run."""
+        """Run the job unless it is done; returns its exit code. Its output goes to <notebook>.log in the run's folder."""
         if self.stopped:
             return EXIT_CODES["preempted"]
         if up_to_date(job.notebook, job.run, job.parameters, self.pictures):
             return 0
         command = [sys.executable, "-m", "face3d_lib.cli", "run", job.notebook, job.run, *as_words(job.parameters)]
-        # two busy processes with a thread for each core each would be many times slower than one
+        # with a thread for each core in each of them, two busy processes would be many times slower than one
         environment = child_environment(OMP_NUM_THREADS=str(threads or self.threads))
         log_of(job).parent.mkdir(parents=True, exist_ok=True)
         with open(log_of(job), "wb") as log, self.lock:
