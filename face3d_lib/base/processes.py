@@ -66,7 +66,7 @@ def lock(folder: Path, patience_seconds: float = 0) -> int:
 
 def unlock(folder: Path, handle: int) -> None:
     """Give up the lock on `folder` and delete its file."""
-    (folder / ".lock").unlink(missing_ok=True)  # while the lock is held: afterwards the file may belong to another process
+    (folder / ".lock").unlink(missing_ok=True)  # first, because another process may take the lock
     os.close(handle)
 
 

@@ -80,7 +80,7 @@ class Workers:
         if up_to_date(job.notebook, job.run, job.parameters, self.pictures):
             return 0
         command = [sys.executable, "-m", "face3d_lib.cli", "run", job.notebook, job.run, *as_words(job.parameters)]
-        # with a thread for each core in each of them, two busy processes would be many times slower than one
+        # two busy processes with as many threads as cores would each be many times slower than one alone
         environment = child_environment(OMP_NUM_THREADS=str(threads or self.threads))
         log_of(job).parent.mkdir(parents=True, exist_ok=True)
         with open(log_of(job), "wb") as log, self.lock:
