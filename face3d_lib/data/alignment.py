@@ -1,8 +1,8 @@
 """Raw pairs -> aligned pairs: faces found in colour, then one warp for colour and depth.
 
-`align_folder` writes the raw layout again, and alignment.csv with a row for every input. What it writes follows from
-the inputs and the settings alone: the number of processes, the order of the work, and how often it was killed make no
-difference.
+`align_folder` writes the raw layout again, and alignment.csv with a row for every input. Its output depends
+on the inputs and the settings alone; the number of processes, the order of the work, and how often it was killed make
+no difference.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ from .warp import AlignSettings
 
 @dataclass(frozen=True)
 class Job:
-    """What the chunks of one alignment have in common."""
+    """The folders and settings that all chunks of one alignment share."""
 
     input_dir: Path
     output_dir: Path
@@ -58,13 +58,13 @@ def align_folder(
     """Align all pairs below `input_dir` into `output_dir`; returns alignment.csv as text, a row for each input.
 
     Writes `<person>/<name>.png` and `.npy` (float32, larger = farther, 0 = no reading), dataset.json and
-    alignment.csv. Killed and started again it goes on where it was. Once finished (alignment.csv is there), it does
-    nothing while the input files' hashes stay the same, and does anew only the chunks of pairs in which something
-    was added, altered or removed.
+    alignment.csv. If it was killed and is started again, it resumes. Once it is finished (alignment.csv exists), it
+    does nothing while the hashes of the input files stay the same; otherwise it aligns again only the chunks of pairs
+    in which a file was added, altered or removed.
 
     `workers`: number of processes (None: one for each core, fewer for small folders; 1: this process). `convention`:
-    what the depths mean (None: what dataset.json in `input_dir` declares). Raises UserError where the output folder
-    holds pairs of other settings or inputs, where another process writes there, where one of the folders lies in the
+    the meaning of the depth numbers (None: as dataset.json in `input_dir` declares). Raises UserError where the output
+    folder holds pairs of other settings or inputs, where another process writes there, where one of the folders lies in the
     other, or where the disk is full.
     """
     input_dir, output_dir = Path(input_dir), Path(output_dir)
@@ -76,7 +76,7 @@ def align_folder(
     try:
         with only_writer(output_dir):
             return _align_pairs(pairs, job, workers, random_order, progress)
-    except OSError as error:  # the disk is full or gone; what a pair itself does wrong is a row
+    except OSError as error:  # the disk is full or gone; a bad pair is a row and raises nothing
         fix = "mend that, then run the same command again"
         raise UserError(f"{output_dir}: cannot be written ({error.strerror or error}): {fix}") from error
 
@@ -84,7 +84,7 @@ def align_folder(
 def align_chunk(pairs: list[PairFiles], job: Job, detector: Any) -> Rows:
     """Align these pairs and write their crops; a row of text (ALIGNMENT_COLUMNS) for each, in their order."""
     rows: list[dict[str, Any]] = []
-    held: list[tuple[RGBDPair, dict[str, Any]]] = []  # read, and waiting for the detector
+    held: list[tuple[RGBDPair, dict[str, Any]]] = []  # pairs that are read and wait for the detector
 
     def flush() -> None:
         found: list[Faces | None] = [None] * len(held)
@@ -93,12 +93,12 @@ def align_chunk(pairs: list[PairFiles], job: Job, detector: Any) -> Rows:
         for (pair, row), faces in zip(held, found, strict=True):
             try:
                 crops = align_pair(pair, faces, job.settings, row)
-            except Exception as error:  # one pair never ends the run
+            except Exception as error:  # one pair never stops the run
                 row["status"], row["detail"] = failure(error)
                 continue
             try:
                 row |= write_crops(job.output_dir, pair.pair_id, *crops)
-            except BadPair as error:  # a full disk is no BadPair: it ends the run
+            except BadPair as error:  # a full disk raises no BadPair, so it stops the run
                 row["status"], row["detail"] = failure(error)
         held.clear()
 
@@ -142,7 +142,7 @@ def _require_fitting_folders(job: Job) -> None:
 
 
 def _description(job: Job) -> dict[str, Any]:
-    """dataset.json of an aligned folder, which is also the mark by which such a folder is known."""
+    """The content of dataset.json of an aligned folder, by which such a folder is recognised."""
     return {
         "depth_unit": "pixel" if job.convention.unit == "pixel" else "mm",
         "larger_is": "farther",
@@ -155,7 +155,7 @@ def _description(job: Job) -> dict[str, Any]:
 def _align_pairs(
     pairs: list[PairFiles], job: Job, workers: int | None, random_order: bool, progress: bool
 ) -> pd.DataFrame:
-    """`align_folder` for the only writer of the output folder."""
+    """`align_folder`, once this process is the only writer of the output folder."""
     table, journal = job.output_dir / "alignment.csv", job.output_dir / "journal.jsonl"
     finished = table.exists()
     before = read_table_chunks(table) if finished else read_journal(journal)
@@ -192,18 +192,18 @@ def _align_pairs(
             done.append(rows)
             bar.update(len(rows))
     frame = _table_of(done, files)
-    os.sync()  # the crops reach the disk before the table that vouches for them
+    os.sync()  # the crops are on the disk before the table that holds their hashes
     write_table(table, frame)
     journal.unlink()
     return frame
 
 
 def _remove_gone(output_dir: Path, pair_ids: list[str]) -> None:
-    """Delete the crops of inputs that are no more, and folders of people that are empty then."""
+    """Delete the crops of inputs that no longer exist, and the folders of people that are empty afterwards."""
     for pair_id in pair_ids:
-        inside(output_dir, pair_id, where="alignment.csv")  # a table that somebody wrote deletes nothing else
+        inside(output_dir, pair_id, where="alignment.csv")  # an edited table cannot delete other files
         remove_crops(output_dir, pair_id)
-        with suppress(OSError):  # other pairs are there
+        with suppress(OSError):  # the folder holds other pairs
             (output_dir / pair_id).parent.rmdir()
 
 
@@ -217,8 +217,8 @@ def _table_of(done: list[Rows], files: dict[str, PairFiles]) -> pd.DataFrame:
 
 
 def _run(chunks: list[list[PairFiles]], job: Job, workers: int | None) -> Iterator[Rows]:
-    """Rows of each chunk as it is done, in whatever order."""
-    if workers is None:  # a process of its own takes seconds to import torch
+    """Yield the rows of each chunk as it is done, in any order."""
+    if workers is None:  # each further process takes seconds to import torch
         workers = min(cores(), sum(map(len, chunks)) // 400)
     try:
         yield from run_tasks(partial(_aligner, job), chunks, workers)

@@ -1,4 +1,4 @@
-"""alignment.csv: its columns, what a sound table is, and how far its points lie from the true ones.
+"""alignment.csv: its columns, the check that a table is valid, and the error of its points.
 
 The table has one row for each input pair, and every cell is text; a cell is empty where a number was not measured.
 """
@@ -60,9 +60,9 @@ AlignmentTable = pa.DataFrameSchema(
 
 
 def check_alignment(frame: pd.DataFrame, path: Path = Path("alignment.csv")) -> pd.DataFrame:
-    """`frame` itself where it is a sound alignment table with at least one row.
+    """`frame` itself if it is a valid alignment table with at least one row.
 
-    Raises UserError, which names `path`, where it is not.
+    Raises UserError, which names `path`, if it is not.
     """
     if not len(frame):
         raise UserError(f"{path}: no rows: align a folder that holds pairs")
@@ -70,7 +70,7 @@ def check_alignment(frame: pd.DataFrame, path: Path = Path("alignment.csv")) -> 
 
 
 def landmark_error(frame: pd.DataFrame, truth: pd.DataFrame) -> pd.Series:
-    """Mean distance of the five points from the true ones, in parts of the true distance between the eyes.
+    """Mean distance of the five points from the true ones, as a fraction of the true distance between the eyes.
 
     Returns float64 by pair_id. Both tables have pair_id and x1, y1 .. x5, y5 in source pixels; pairs without
     points in either are left out.

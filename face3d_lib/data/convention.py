@@ -1,12 +1,12 @@
-"""What the numbers in the depth files of a data set mean: declared once for the set, never guessed.
+"""The meaning of the numbers in the depth files of a data set, which is declared once for the set and never guessed.
 
 A data set declares its convention in `dataset.json` in its root folder, for example
 
     {"depth_unit": "mm", "larger_is": "farther"}
     {"depth_unit": "mm", "depth_scale": 0.1, "larger_is": "farther", "no_reading": [10000]}
 
-`depth_unit` is "mm", "m" or "pixel", `larger_is` is "farther" or "nearer". Two entries may be left out:
-`depth_scale` (1 where it is left out) is the factor from a number in a file to `depth_unit`: 0.1 for an Intel
+`depth_unit` is "mm", "m" or "pixel", and `larger_is` is "farther" or "nearer". Two entries may be left out. A
+number in a file times `depth_scale` (default 1) is the depth in `depth_unit`: the factor is 0.1 for an Intel
 RealSense D405 that records tenths of a millimetre, 0.25 for an L515, 0.2 for the TUM RGB-D benchmark (5000 per
 metre). `no_reading` lists numbers that stand for "nothing was measured", besides those that always do (see
 `decoding`). The file may be UTF-8 or UTF-16, with or without a byte order mark.
@@ -27,7 +27,7 @@ DIRECTIONS = ("farther", "nearer")
 
 @dataclass(frozen=True)
 class DepthConvention:
-    """What the numbers of a data set mean; see the top of this file."""
+    """The meaning of the depth numbers of a data set; see the top of this file."""
 
     unit: str  # "mm", "m" or "pixel" (about one pixel of the picture, or no unit at all)
     larger_is: str  # "farther" or "nearer"
@@ -47,10 +47,10 @@ class DepthConvention:
 def read_convention(
     root: Path, depth_unit: str | None = None, larger_is: str | None = None, depth_scale: float | None = None
 ) -> DepthConvention:
-    """The convention of the data set in `root`: from its dataset.json, and from the parameters what that leaves open.
+    """The convention of the data set in `root`, from its dataset.json or else from the parameters.
 
-    Raises UserError where neither declares the unit or the direction, where a value is none of the lawful
-    ones, or where the file and a parameter contradict each other.
+    Raises UserError where neither declares the unit or the direction, where a value is not an allowed one, or where
+    the file and a parameter contradict each other.
     """
     path = Path(root) / "dataset.json"
     declared = _declared(path)
@@ -63,7 +63,7 @@ def read_convention(
 
 
 def write_source(folder: Path, root: Path, convention: DepthConvention) -> None:
-    """Record in `folder`/source.json which data set a run reads and what its depths mean."""
+    """Record in `folder`/source.json which data set a run reads and what its depth numbers mean."""
     entries = {f"depth_{name}" if name in ("unit", "scale") else name: v for name, v in convention.described().items()}
     write_json(folder / "source.json", {"root": str(root)} | entries)
 
@@ -71,8 +71,8 @@ def write_source(folder: Path, root: Path, convention: DepthConvention) -> None:
 def read_source(folder: Path) -> tuple[Path, DepthConvention]:
     """The root folder of a run's raw pairs and their convention, from the source.json that notebook 00 wrote.
 
-    Raises UserError where the raw pairs are no longer there, or where their dataset.json has been changed
-    since and declares something else now.
+    Raises UserError where the raw pairs are no longer there, or where their dataset.json now declares something
+    else than it did then.
     """
     entries = _declared(folder / "source.json")
     root = Path(entries.get("root", ""))
@@ -96,7 +96,7 @@ def read_source(folder: Path) -> tuple[Path, DepthConvention]:
 
 
 def _declared(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`, {} where there is no such file. Raises UserError where it is no object."""
+    """The JSON object in `path`, {} if there is no such file. Raises UserError if the file holds no JSON object."""
     try:
         entries = json.loads(path.read_bytes()) if path.exists() else {}  # bytes: UTF-8 and UTF-16 are told apart
     except (ValueError, OSError) as error:

@@ -1,9 +1,10 @@
-"""Copies: pictures and depth maps that stand in a data set twice, and pictures that nearly do.
+"""Copies: pictures and depth maps that occur twice in a data set, and pictures that are nearly alike.
 
-A copy that trains and is tested makes a result look better than it is, so exact copies are set aside:
+If copies are both in the training and in the test set, the result looks better than it is. Exact copies are therefore
+set aside:
 
 - the same picture of one person twice: the first stays, the others get the reason "duplicate";
-- the same picture in two people's folders: nobody can say whose face it is, so all of them get
+- the same picture in two people's folders: it is unknown whose face it is, so all of them get
   "duplicate_of_other_subject";
 - the same depth map with another picture of the person, as when the depth stream of a camera froze while colour
   went on: the first stays, the others get "duplicate_depth", because their depth was not measured with them;
@@ -34,7 +35,7 @@ SIDE = 24  # px of the thumbnails by which near copies are found
 def mark_copies(table: pd.DataFrame, reason: pd.Series) -> pd.Series:
     """`reason` with a reason for each copy among the rows that have none ("") yet; see the top of this file.
 
-    `table` has pair_id, subject_id and the columns of COPIED; a cell that is empty is equal to nothing.
+    `table` has pair_id, subject_id and the columns of COPIED; an empty cell is equal to no other.
     """
     reason = reason.copy()
     for column, (own, other) in COPIED.items():
@@ -53,7 +54,8 @@ def near_duplicates(root: Path, pair_ids: list[str], threshold: float = 0.995) -
     be compared. `root` is the folder that was aligned: whole pictures are compared, not crops, because MTCNN's
     points move by a pixel or two when a picture is saved again, and two crops of one picture then differ more
     than two pictures do. Likeness is the correlation of grey thumbnails of 24 x 24 px, mirrored or not. The
-    first table is a list to look at, not a verdict. Raises UserError where `root` has none of the pictures.
+    pictures of the first table are suspects to look at; they are not set aside. Raises UserError where `root` has none
+    of the pictures.
     """
     files = {pair.pair_id: pair.rgb_path for pair in find_pairs(root)}
     if len(pair_ids) and not any(files.get(pair_id) for pair_id in pair_ids):

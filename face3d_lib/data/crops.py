@@ -17,7 +17,7 @@ from .faces import Detection, Faces, choose_face
 from .pairs import BadPair, RGBDPair
 from .warp import MATRIX, MM_PER_TEMPLATE_PX, AlignSettings, template_transform, warp_matrix, warp_pair
 
-UNALIGNED_WIDTH_MM = 250.0  # what a portrait photo shows from side to side; mode "none" knows no points
+UNALIGNED_WIDTH_MM = 250.0  # assumed width of a portrait photo's scene, for mode "none", which finds no points
 CROPS = (("rgb", ".png"), ("depth", ".npy"))  # the files of an aligned pair
 MIN_CROP_READINGS = 0.02  # share of crop pixels with a depth below which the face counts as not measured
 DARK = 64  # of 255; MTCNN finds no faces where nearly every pixel is darker
@@ -26,11 +26,11 @@ DARK = 64  # of 255; MTCNN finds no faces where nearly every pixel is darker
 def align_pair(
     pair: RGBDPair, found: Faces | None, settings: AlignSettings, row: dict[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The crops of a pair, (S, S, 3) uint8 and (S, S) float32; what is learnt on the way is written into `row`.
+    """The crops of a pair, (S, S, 3) uint8 and (S, S) float32; the measurements are written into `row`.
 
-    `found` is what `find_faces` says about the picture, None in mode "none". `depth_per_px` in `row`
-    says how many units of depth one crop pixel is wide (see `depth_per_source_px`); depth in "pixel" is rescaled to
-    crop pixels, so there it is 1. Raises BadPair with the status no_face, internal_error or bad_depth.
+    `found` is the result of `find_faces` for the picture, None in mode "none". `depth_per_px` in `row` is the width of
+    one crop pixel in units of depth (see `depth_per_source_px`). Depth in "pixel" is rescaled to crop pixels, so that
+    its `depth_per_px` is 1. Raises BadPair with the status no_face, internal_error or bad_depth.
     """
     row |= {"height": pair.rgb.shape[0], "width": pair.rgb.shape[1]}
     face = None
@@ -69,8 +69,8 @@ def align_pair(
 def depth_per_source_px(pair: RGBDPair, face: Detection | None) -> float:
     """How many units of depth one pixel of the whole picture measures across the face.
 
-    1 where the unit is "pixel". For millimetres the template says how large the face is; without a face the
-    picture's shorter side is taken for UNALIGNED_WIDTH_MM.
+    The result is 1 where the unit is "pixel". For millimetres it follows from the size of the face; without a face the
+    picture's shorter side is assumed to measure UNALIGNED_WIDTH_MM.
     """
     if pair.depth_unit == "pixel":
         return 1.0
@@ -94,10 +94,10 @@ def _why_no_face(rgb: np.ndarray, settings: AlignSettings) -> str:
 
 
 def write_crops(folder: Path, pair_id: str, rgb: np.ndarray, depth: np.ndarray) -> dict[str, str]:
-    """Write both crops below `folder`, each whole or not at all; their hashes as cells of alignment.csv.
+    """Write both crops below `folder`, each whole or not at all; returns their hashes as cells of alignment.csv.
 
-    There is no fsync here, because it takes longer than finding the face: a folder is taken up again only where
-    the hashes agree, and the disk is synced once before alignment.csv is written. Raises BadPair where the output's
+    There is no fsync here, because it takes longer than finding the face. Crops are used again only if their hashes
+    agree, and the disk is synced once before alignment.csv is written. Raises BadPair where the output's
     file system cannot hold so long a name.
     """
     picture, numbers = io.BytesIO(), io.BytesIO()
@@ -112,7 +112,7 @@ def write_crops(folder: Path, pair_id: str, rgb: np.ndarray, depth: np.ndarray) 
             sibling.write_bytes(data)
             os.replace(sibling, path)
         except OSError as error:
-            if error.errno == errno.ENAMETOOLONG:  # an encrypted home, for one, takes 143 bytes instead of 255
+            if error.errno == errno.ENAMETOOLONG:  # encrypted home folders allow 143 bytes, not 255
                 sibling.unlink(missing_ok=True)
                 raise BadPair(
                     "refused_path", "its name is too long for the output folder: give it a shorter one"
@@ -134,5 +134,5 @@ def remove_crops(folder: Path, pair_id: str) -> None:
         try:
             (folder / f"{pair_id}{suffix}").unlink(missing_ok=True)
         except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:  # the escaped name of a refused file can be too long for a file
+            if error.errno != errno.ENAMETOOLONG:  # the escaped name of a refused file can be too long
                 raise

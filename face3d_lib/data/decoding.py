@@ -1,18 +1,19 @@
 """Reading the pixels of a pair: the bytes of two files become one picture and one depth map.
 
-Whatever the sensor, depth leaves this file in one form: (H, W) float32 in millimetres (or in "pixel" where the
-data set has no unit), larger = farther, 0 = no reading, every reading finite and above 0.
+For every sensor, the functions of this file return depth in one form, which is called canonical: (H, W) float32 in
+millimetres (or in "pixel" where the data set has no unit), larger = farther, 0 = no reading, and every reading is
+finite and above 0.
 
-These numbers in a file mean that nothing was measured, in every dtype alike:
+In a file of any dtype, these numbers mean that nothing was measured:
 - 0, negative numbers (-1 in VAP RGB-D, -999999 in FRGC, -1e9 in Bosphorus), NaN (ROS), infinity (Open3D);
 - 65535, the largest 16-bit number, also as 65.535 in metres: librealsense stores it where the distance is
-  beyond the range (librealsense issues 3508 and 12918); nobody's face is 65 metres away;
+  beyond the range (librealsense issues 3508 and 12918), and no face is 65 metres away;
 - the largest number of a sensor with fewer bits (2047 of a Kinect v1, FREENECT_DEPTH_RAW_NO_VALUE in
   libfreenect.h; 1023, 4095, 8191, 16383, 32767 alike), and 65535 in a unit of 0.25, 0.1 or 0.01 mm after
   conversion. A distance may truly have such a value, so it counts as a mark only where it is the map's largest
-  number, at least one pixel in a thousand has it, and no other number lies in the quarter below it: surfaces
-  continue, marks stand alone;
-- what dataset.json lists under `no_reading`, such as 10000;
+  number, at least one pixel in a thousand has it, and no other number lies in the quarter below it, because
+  surfaces are continuous and marks are isolated;
+- the numbers that dataset.json lists under `no_reading`, such as 10000;
 - numbers above LARGEST_READING.
 """
 
@@ -31,14 +32,14 @@ from PIL import Image, UnidentifiedImageError
 from .convention import DepthConvention
 from .pairs import BadPair, PairFiles, RGBDPair, failure, require_usable
 
-FORMATS = ("PNG", "JPEG", "BMP")  # by content, not by name; JPEG brings MPO, of which the first picture is read
+FORMATS = ("PNG", "JPEG", "BMP")  # by content, not by name; JPEG includes MPO, of which the first picture is read
 MAX_PIXELS = 50_000_000  # a picture of 12 kB can unpack to gigabytes
 MAX_FILE_BYTES = 400_000_000  # 50 Mpx of float64
 MIN_READINGS = 0.001  # share of the pixels with a reading below which a depth map counts as empty
-LARGEST_READING = 2.0**19  # mm or px; above it float32 no longer holds a tenth of the unit: no reading
+LARGEST_READING = 2.0**19  # mm or px; larger numbers are no readings: float32 cannot hold a tenth of the unit
 OFFSET = 4096.0  # far = OFFSET - near where larger means nearer; a larger power of two where readings reach it
 PLAUSIBLE_MM = (10.0, 20_000.0)  # a median outside means that the unit is declared wrongly
-PORTRAIT_MM = (150.0, 3_000.0)  # distances at which faces are usually recorded; for the hint, not for a verdict
+PORTRAIT_MM = (150.0, 3_000.0)  # distances at which faces are usually recorded; only the hint uses them
 LIKELY_FLOATS = (1e-3, 1e6)  # depths as floats lie between these in every unit
 FULL_SCALE = 65535  # the largest 16-bit number
 # Numbers that may be a mark for "too far": the largest of 10 to 16 bits, and 65535 counts of 0.25, 0.1 and 0.01 mm.
@@ -51,8 +52,8 @@ def read_pair(files: PairFiles, convention: DepthConvention) -> RGBDPair:
     """The pair's pixels. Raises BadPair with one of STATUSES and a line that names the file and the fix.
 
     A picture is turned upright by its EXIF orientation. Depth that has the shape of the upright picture is
-    taken as upright already (so for half turns, mirror images and squares); depth that has the shape of the
-    stored picture only is turned in the same way.
+    taken to be upright already, as is always the case for half turns, mirror images and squares. Depth that has only
+    the shape of the stored picture is turned in the same way as the picture.
     """
     if files.status != "ok" or files.rgb_path is None or files.depth_path is None:
         raise BadPair(files.status, f"{files.pair_id}: {files.detail}")
@@ -71,14 +72,14 @@ def read_pair(files: PairFiles, convention: DepthConvention) -> RGBDPair:
 
 
 def read_pairs(files: Iterable[PairFiles], convention: DepthConvention) -> Iterator[tuple[PairFiles, RGBDPair | None]]:
-    """(row, pair) of each of `files` in turn; one that cannot be read never ends the reading of the others.
+    """Yield (row, pair) for each of `files`; a pair that cannot be read never stops the reading of the others.
 
     `pair` is None where the pair cannot be read; `row` then says why in its status and detail.
     """
     for row in files:
         try:
             pair = read_pair(row, convention)
-        except Exception as error:  # whatever happens to one pair is this pair's row
+        except Exception as error:  # any error of one pair becomes the row of that pair
             status, detail = failure(error)
             yield replace(row, status=status, detail=detail if row.status == "ok" else row.detail), None
         else:
@@ -94,7 +95,7 @@ def read_one_of_each(
     """
     found: dict[str, RGBDPair] = {}
     unread = []
-    waiting = (row for row in files if row.subject_id not in found)  # asked anew before each pair is read
+    waiting = (row for row in files if row.subject_id not in found)  # checked again before each pair is read
     for row, pair in read_pairs(waiting, convention):
         if pair is not None:
             found[row.subject_id] = pair
@@ -134,7 +135,7 @@ def read_depth(path: Path, convention: DepthConvention, shape: tuple[int, ...], 
 
 
 def _bytes_of(path: Path, unreadable: str, oversized: str) -> bytes:
-    """The file's bytes, read once, so that what is hashed is what is decoded and no header decides on memory."""
+    """The file's bytes, read once, so that the hash is of the decoded bytes and no header sets the memory used."""
     try:
         facts = os.stat(path)
         if not stat.S_ISREG(facts.st_mode):
@@ -160,7 +161,7 @@ def _open_image(data: bytes, path: Path, formats: tuple[str, ...]) -> Image.Imag
             image = Image.open(io.BytesIO(data), formats=formats)
         except Image.DecompressionBombError:
             image = None
-        except UnidentifiedImageError:  # Pillow's own words hold an address in memory, another one in each run
+        except UnidentifiedImageError:  # Pillow's own message holds a memory address, which differs in each run
             raise ValueError("no bytes" if not data else f"not {', '.join(formats)}") from None
     if image is None or image.width * image.height > MAX_PIXELS:
         limit = f"at most {MAX_PIXELS // 10**6} megapixels are read"
@@ -185,7 +186,7 @@ def _decode_rgb(data: bytes, path: Path) -> tuple[np.ndarray, int]:
             rgb, orientation = _rgb_of(image, path), _orientation(image)
     except BadPair:
         raise
-    except Exception as error:  # whatever a parser raises: OSError, SyntaxError, struct.error, ...
+    except Exception as error:  # parsers raise OSError, SyntaxError, struct.error and others
         problem = f"not a readable picture ({_one_line(error)})"
         raise BadPair("decode_error", f"{path}: {problem}: replace it") from None
     return np.ascontiguousarray(_upright(rgb, orientation)), orientation
@@ -197,7 +198,7 @@ def _rgb_of(image: Image.Image, path: Path) -> np.ndarray:
         return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
     if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"):
         raise BadPair("unsupported_mode", f"{path}: pixel mode {image.mode} is not read: save it as 8-bit RGB")
-    if image.mode == "P":  # by way of RGBA, because a transparent colour is still a colour
+    if image.mode == "P":  # through RGBA, so that transparent pixels keep their colour
         image = image.convert("RGBA")
     return np.asarray(image.convert("RGB"))
 
@@ -247,7 +248,7 @@ def _decode_depth(
 
 
 def _npy_numbers(data: bytes) -> np.ndarray:
-    """The array of a .npy file of real numbers, without unpickling or believing a size in the header."""
+    """The array of a .npy file of real numbers; nothing is unpickled, and no size in the header is trusted."""
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
     if version == (1, 0):
@@ -296,7 +297,7 @@ def _canonical(raw: np.ndarray, path: Path, convention: DepthConvention) -> np.n
 
 
 def _readings(raw: np.ndarray, convention: DepthConvention) -> np.ndarray:
-    """(H, W) bool: where something was measured; the top of this file lists what is no reading."""
+    """(H, W) bool: the pixels with a reading; the top of this file lists the numbers that are none."""
     reading = np.isfinite(raw) & (raw > 0)
     metre = 0.001 if convention.unit == "m" else 1.0
     tolerance = 2 * float(np.finfo(raw.dtype).eps) if raw.dtype.kind == "f" else 0.0

@@ -1,6 +1,7 @@
-"""Does the depth belong to the face? Marks of each pair, and warnings about a whole folder.
+"""Does the depth belong to the face? Measurements of each pair, and warnings about a whole folder.
 
-The unit "eye distance" below is the distance between the eyes that the 112 px template gives an upright face.
+The unit "eye distance" below is the distance between the eyes of an upright face in the 112 px template, the reference
+points TEMPLATE_112 of warp.py.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ DEPTH_MARKS = [  # columns of alignment.csv, in eye distances; `depth_marks` say
     *("relief", "nose_dx", "nose_dy", "registration"), *(f"registration_{name}" for name in FLIPS)
 ]  # fmt: skip
 FACE_RELIEF = 0.4  # eye distances from eyes and mouth forward to the nose; 0.28 to 0.53 in the sets that were measured
-DIRECTION_SURE = 0.1  # eye distances; a median relief below minus this is depth the other way round
-REGISTRATION_LIMIT = 0.28  # eye distances; medians were 0.07 to 0.13 as recorded, 0.35 to 0.5 with depths swapped
-OFFSET_LIMIT = 0.12  # eye distances; the common offset of the noses was 0.07 and less as recorded
-FLIP_SURE = 0.5  # of the median registration: below it, depth that is turned over fits far better than as it is
-FEW, MANY = 5, 20  # pairs from which a median says something about the unit; about the registration
+DIRECTION_SURE = 0.1  # eye distances; a median relief below minus this means that the direction is wrong
+REGISTRATION_LIMIT = 0.28  # eye distances; medians were 0.07 to 0.13 for true pairs, 0.35 to 0.5 for swapped depth
+OFFSET_LIMIT = 0.12  # eye distances; the common offset of the noses was 0.07 and less for true pairs
+FLIP_SURE = 0.5  # share of the median registration below which flipped depth fits far better than unflipped depth
+FEW, MANY = 5, 20  # least numbers of pairs for a median that checks the unit, and one that checks the registration
 FLIP_NAMES = {
     "mirrored": "mirrored left to right",
     "upside_down": "upside down",
@@ -33,13 +34,14 @@ FLIP_NAMES = {
 
 
 def depth_marks(depth: np.ndarray, matrix: np.ndarray, points: np.ndarray, per_px: float) -> dict[str, float]:
-    """The DEPTH_MARKS of one pair, in eye distances, without those that cannot be measured.
+    """The measurements DEPTH_MARKS of one pair, in eye distances, without those that cannot be made.
 
     depth: (H, W) of the whole picture, larger = farther; matrix: (2, 3) from it to the 112 px template; points:
-    (5, 2) px in the template; per_px: depth units in one pixel of the template. The marks are measured in the
-    template whatever the crop is, so that they mean the same in every mode. The distance between the eyes is the
-    template's, because the similarity of five points shrinks less than the eyes do in a head that is turned.
-    `registration_mirrored` and the like are the registration as it would be if depth were turned over.
+    (5, 2) px in the template; per_px: depth units in one pixel of the template. They are measured in the
+    template whatever the crop is, so that they mean the same in every mode. The distance between the eyes is that of
+    the template, because in a turned head the distance that the picture shows shrinks more than the scale of the
+    similarity transform.
+    `registration_mirrored` and the like give the registration that the flipped depth map would have.
     """
     places = source_of(matrix, 112)
     upright = nearest(depth, *places)[0]
@@ -69,19 +71,19 @@ def face_relief(depth: np.ndarray, points: np.ndarray) -> float:
 
 
 def _middle(values: np.ndarray) -> float:
-    """The upper median, NaN of none; a tenth of the time of numpy.median on a few numbers."""
+    """The upper median, NaN for no values; on a few numbers this takes a tenth of the time of numpy.median."""
     return float(np.partition(values, len(values) // 2)[len(values) // 2]) if len(values) else np.nan
 
 
 def nose_peak(depth: np.ndarray) -> np.ndarray | None:
-    """(2,) x and y of the place that stands out most within 20 px of the template's nose; None without readings.
+    """(2,) x and y of the point that protrudes most within 20 px of the template's nose; None without readings.
 
-    A difference of Gaussians (2 and 6 px; Marr and Hildreth 1980) of the readings alone: the tilt of the head drops
-    out. depth: (112, 112) in the template, larger = farther. Readings farther from the median than three times the
-    distance between the quartiles are not the face; so the place does not depend on the unit.
+    The point is found by a difference of Gaussians (2 and 6 px; Marr and Hildreth 1980) of the readings alone, which
+    removes the tilt of the head. depth: (112, 112) in the template, larger = farther. Readings farther from the median
+    than three times the distance between the quartiles are not the face; so the point does not depend on the unit.
     """
     centre = np.round(TEMPLATE_112[2]).astype(int)
-    x0, y0 = centre - 36  # the search, 20 px, and 16 px around it; every other pixel is enough
+    x0, y0 = centre - 36  # 20 px of search and 16 px around; every other pixel is enough
     window = depth[y0 : y0 + 73 : 2, x0 : x0 + 73 : 2]
     readings = np.sort(window[window > 0])
     if not len(readings):
@@ -100,14 +102,14 @@ def nose_peak(depth: np.ndarray) -> np.ndarray | None:
 
 
 def check_depth(frame: pd.DataFrame) -> list[str]:
-    """One line for each thing that looks wrong with the depth of an aligned folder; none where nothing does.
+    """One line for each problem that the depth of an aligned folder seems to have; an empty list if there is none.
 
     `frame` is alignment.csv as text. Copies of depth maps are counted. The other lines come from medians over the
-    pairs: a unit that is wrong by a factor of about ten or the other direction (FEW pairs and more), and depth that
-    is turned over, shifted or of other pictures (MANY and more). Of those only the first that is found is told,
-    because the later ones may be its consequence.
+    pairs. With FEW pairs or more, they report a unit that is wrong by a factor of about ten, or a wrong direction. With
+    MANY pairs or more, they report depth that is flipped, shifted or of other pictures. Only the first of these
+    problems is reported, because the later ones may follow from it.
     """
-    import pandas as pd  # half a second of import, which naming a face does not need
+    import pandas as pd  # the import takes half a second, and `face3d identify` does not need it
 
     if not {"relief", "depth_map_sha256"} <= set(frame) or not (frame["status"] == "ok").any():
         return []
@@ -123,7 +125,7 @@ def _copies(ok: pd.DataFrame) -> list[str]:
         return []
     pictures = copied.groupby("depth_map_sha256")["rgb_sha256"].nunique() > 1
     several = copied[copied["depth_map_sha256"].map(pictures)]
-    if not len(several):  # the pictures are copies as well, which is another matter
+    if not len(several):  # the pictures are copies as well, which the split reports
         return []
     return [
         f"depth: {len(several)} of {len(ok)} pairs share their depth map with another picture, such as "

@@ -1,4 +1,4 @@
-"""Faces in colour pictures: MTCNN behind one guarded function, and which face of a picture counts.
+"""Faces in colour pictures: detection by MTCNN, and the choice of one face in a picture.
 
 MTCNN (Zhang et al. 2016, arXiv 1604.02878) is that of the package facenet-pytorch, with the weights in it.
 """
@@ -13,7 +13,7 @@ from ..base.errors import UserError
 
 PYRAMID = 0.709  # MTCNN's step from one scale to the next
 MAX_SIDE = 1600  # px; larger pictures are shrunk for detection, since 8000 x 8000 would take 34 s and 3.7 GB
-SURE = 0.9  # probability from which a face of the coarse pass needs no second look
+SURE = 0.9  # probability from which a face of the coarse pass needs no second pass
 # MTCNN's points lie about 1 px too far right and below, whatever the picture's size: half a pixel because edges
 # are taken for pixel centres, half a pixel because boxes are truncated. On photographs and their mirror images
 # the offset was 1.2 px at one, two and three times the size.
@@ -34,16 +34,16 @@ class Detection:
 
 @dataclass(frozen=True)
 class Faces:
-    """What was found in one picture. `error` says why the detector failed on it, and is "" where it did not."""
+    """The faces of one picture. `error` says why the detector failed on the picture; "" if it did not."""
 
     faces: list[Detection] = field(default_factory=list)
-    found_at: str = ""  # "native", or "2x" where only the enlarged picture showed a face
+    found_at: str = ""  # "native", or "2x" if a face was found only in the enlarged picture
     error: str = ""
 
 
 def load_detector(device: str = "cpu") -> Any:
     """MTCNN with the weights of its package, on `device` (cpu or cuda). Raises UserError where it is not usable."""
-    import torch  # imported here, because reading pairs and mode "none" should not wait for it
+    import torch  # imported here, because reading pairs and mode "none" do without torch
     from facenet_pytorch import MTCNN
 
     if str(device).split(":")[0] not in ("cpu", "cuda"):
@@ -51,17 +51,17 @@ def load_detector(device: str = "cpu") -> Any:
     if str(device).startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {device}: no GPU is usable here: use device cpu")
     detector = MTCNN(select_largest=False, device=torch.device(device)).eval()
-    return detector.to(memory_format=torch.channels_last)  # in which max pooling is several times faster
+    return detector.to(memory_format=torch.channels_last)  # max pooling is several times faster in this layout
 
 
 def find_faces(images: list[np.ndarray], detector: Any, min_face_size: int = 20) -> list[Faces]:
     """The faces in each of the pictures, (H, W, 3) uint8 RGB, at least `min_face_size` px large.
 
     Most pictures are portraits, so a first, coarse pass looks only for faces of a quarter of the shorter side and
-    more. What it finds stands where no smaller face could be chosen instead (see `choose_face`). Its scales are
-    among those of the full pass, so the points come out alike. A second pass looks for faces of all sizes in the
-    other pictures, and where it finds none, a third one looks at the picture at twice its size. Raises ValueError
-    for other arrays, before the network sees any.
+    more. Its result is kept if no smaller face could be chosen instead (see `choose_face`). Its scales are among
+    those of the full pass, so both passes give the same points. A second pass looks for faces of all sizes in the
+    other pictures. Where the second pass finds none, a third pass searches the picture enlarged to twice its size.
+    Raises ValueError for other arrays, before the network sees any.
     """
     for image in images:
         check_rgb(image)
@@ -82,16 +82,16 @@ def find_faces(images: list[np.ndarray], detector: Any, min_face_size: int = 20)
 
 
 def check_rgb(image: np.ndarray) -> None:
-    """Raise ValueError unless `image` is (H, W, 3) uint8; MTCNN finds nothing in floats and breaks on four channels."""
+    """Raise ValueError unless `image` is (H, W, 3) uint8; MTCNN finds no face in floats and fails on four channels."""
     kind, shape = getattr(image, "dtype", type(image).__name__), getattr(image, "shape", ())
     if not isinstance(image, np.ndarray) or kind != np.uint8 or image.size == 0 or shape[2:] != (3,):
         raise ValueError(f"rgb must be a uint8 array (H, W, 3) in RGB order, not {kind} {shape}")
 
 
 def choose_face(faces: list[Detection], shape: tuple[int, ...]) -> tuple[int, str]:
-    """(index, why) of the face that counts: the one with the highest value.
+    """(index, reason) of the face that is used: the face with the highest value.
 
-    A face's value is the area of its box less twice the squared distance of the box's centre from the picture's,
+    A face's value is the area of its box minus twice the squared distance between the centres of box and picture,
     in square pixels; this is the rule of David Sandberg's align_dataset_mtcnn.py, as in the legacy project. The
     reason is "only", "largest", or "centred" where a larger face lies farther from the centre. `shape`: (H, W, ...).
     """
@@ -129,7 +129,7 @@ def _coarse_size(pixels: np.ndarray, min_face_size: int) -> float:
 
 
 def _view(image: np.ndarray, scale: float) -> tuple[np.ndarray, float]:
-    """(pixels for the detector, their size in parts of the picture's size)."""
+    """(pixels for the detector, their size as a fraction of the picture's size)."""
     if scale == 1.0:
         return image, 1.0
     size = [max(1, round(length * scale)) for length in image.shape[1::-1]]
@@ -148,7 +148,7 @@ def _look(views: Views, min_sizes: dict[int, float], detector: Any) -> dict[int,
             batch = members[start : start + most]
             try:
                 found |= _detect(views, batch, min_size, detector)
-            except Exception:  # one picture spoils its batch: each is looked at alone, and only that one fails
+            except Exception:  # one bad picture fails its whole batch, so each is then tried alone
                 for k in batch:
                     try:
                         found |= _detect(views, [k], min_size, detector)
@@ -159,7 +159,7 @@ def _look(views: Views, min_sizes: dict[int, float], detector: Any) -> dict[int,
 
 
 def _detect(views: Views, batch: list[int], min_size: float, detector: Any) -> dict[int, Faces]:
-    """The one call of MTCNN: the faces, in source pixels, of the views in `batch`, which have one size.
+    """Call MTCNN: returns the faces, in source pixels, of the views in `batch`, which all have the same size.
 
     This guards against facenet-pytorch 2.5.3, which raises where a side is below min_face_size, returns object
     arrays, None for no face and boxes beyond the picture, and whose own choice among several faces can mix the box

@@ -1,8 +1,8 @@
-"""journal.jsonl, by which an alignment that was killed goes on: what is done, chunk by chunk.
+"""journal.jsonl, from which a killed alignment resumes: it lists the chunks that are done.
 
 Pairs are aligned in chunks, and a line is added to the journal when a chunk is done: its rows as JSON, a tab, and
-16 digits of the SHA-256 of the JSON. A line that a kill tore does not fit its digits, and is done again. A finished
-folder has no journal; its alignment.csv holds the same rows.
+16 digits of the SHA-256 of the JSON. A line that was cut by a kill does not match its digits, and its chunk is done
+again. A finished folder has no journal; its alignment.csv holds the same rows.
 """
 
 import hashlib
@@ -15,15 +15,15 @@ from .alignment_table import ALIGNMENT_COLUMNS
 from .crops import crops_are_whole
 from .pairs import PairFiles
 
-CHUNK = 32  # most pairs in one chunk
+CHUNK = 32  # largest number of pairs in one chunk
 Rows = list[dict[str, str]]  # rows of alignment.csv
 
 
 def chunks_of(names: list[str]) -> list[list[str]]:
     """Sorted pair_ids in chunks that are aligned together, because MTCNN's points differ by 3e-5 px with its batch.
 
-    A chunk ends where a hash of the next pair_id says so, and after CHUNK pairs. So a pair that comes or goes alters
-    the chunks near it and no others.
+    A chunk ends after CHUNK pairs, or earlier where a hash of the next pair_id decides so. A pair that is added or
+    removed therefore changes the chunks near it and no others.
     """
     chunks: list[list[str]] = []
     for name in names:
@@ -63,7 +63,7 @@ def _digest(text: bytes) -> bytes:
 
 
 def still_holds(rows: Rows, pairs: list[PairFiles], output_dir: Path) -> bool:
-    """Whether the rows of a chunk are those of `pairs`, of inputs with the same bytes, and the crops are whole."""
+    """Whether the rows of a chunk belong to `pairs`, the inputs have the same bytes, and the crops are whole."""
     if [pair.pair_id for pair in pairs] != [row["pair_id"] for row in rows]:
         return False
     if not all(row.keys() >= set(ALIGNMENT_COLUMNS) for row in rows):  # written by an earlier version
@@ -74,7 +74,7 @@ def still_holds(rows: Rows, pairs: list[PairFiles], output_dir: Path) -> bool:
 def _unchanged(pair: PairFiles, row: dict[str, str], output_dir: Path) -> bool:
     if any(row[name] != value for name, value in file_hashes(pair).items()):
         return False
-    if row["status"] != "ok":  # what went wrong by accident is tried again
+    if row["status"] != "ok":  # a failure may have been an accident, so it is tried again
         return row["status"] != "internal_error" and pair.status in ("ok", row["status"])
     return pair.status == "ok" and crops_are_whole(output_dir, row)
 

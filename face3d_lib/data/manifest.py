@@ -1,4 +1,4 @@
-"""manifest.csv, with which a data set says what is known of its pictures: session, condition, true points.
+"""manifest.csv, in which a data set gives what is known about its pictures: session, condition, true points.
 
 A data set may hold a file `manifest.csv` in its root folder. It is a csv in UTF-8 with commas and a header:
 
@@ -10,10 +10,10 @@ A data set may hold a file `manifest.csv` in its root folder. It is a csv in UTF
   extension (`anna/0001.png`, `anna/0001.depth.png`), with backslashes or a leading `./`, or in another Unicode
   form is understood as well.
 - `session` says when or where a picture was taken. People are enrolled with the pictures of their first session
-  and probed with those of later ones. Sessions are ordered as people order them: 2 before 10, s2 before s10,
-  2024-02-01 before 2024-10-01, and 31.12.2023 before 01.01.2024. An empty cell says that the session is not
-  known; it is not a session of its own.
-- `condition` is shown beside pictures. Where there is no such column, `pose` is taken in its place.
+  and probed with those of later ones. Sessions are in natural order: 2 before 10, s2 before s10,
+  2024-02-01 before 2024-10-01, and 31.12.2023 before 01.01.2024. An empty cell means that the session is not
+  known; such pictures form no session.
+- `condition` is shown beside pictures. Without such a column, `pose` is used in its place.
 - Any other column is kept: notebook 10 reports failures by `pose`, `occlusion`, `glasses` and `light`.
 
 Each picture has at most one row, and a row that fits no picture is reported. A manifest.csv whose header says
@@ -36,12 +36,12 @@ NAME = "manifest.csv"
 _EXTENSION = re.compile(
     r"(\.depth\.png|\.npy|" + "|".join(map(re.escape, PICTURES + OTHER_PICTURES)) + r")$", re.IGNORECASE
 )
-_DATE = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})(?!\d)")  # the year last: the order of day and month is open
+_DATE = re.compile(r"(\d{1,2})([./-])(\d{1,2})\2(\d{4})(?!\d)")  # the year is last; day and month in any order
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a data set says about its pairs."""
+    """The rows of manifest.csv, matched to the pairs of the data set, and notes for the user."""
 
     rows: pd.DataFrame  # text; pair_id (as `pairs.find_pairs` gives it, each once), session, condition, other columns
     notes: tuple[str, ...]  # sentences that the user should read, such as how many rows fit no picture
@@ -86,16 +86,16 @@ def read_manifest(root: Path, pair_ids: Iterable[str]) -> Manifest:
         rows["session"] = ""
     if "condition" not in rows:
         rows["condition"] = rows.get("pose", "")
-    session_keys(set(rows["session"]) - {""}, path)  # dates that can be read in two ways are refused here already
+    session_keys(set(rows["session"]) - {""}, path)  # this refuses dates that can be read in two ways
     return Manifest(rows, tuple(notes))
 
 
 def session_keys(sessions: Iterable[str], path: Path = Path(NAME)) -> dict[str, tuple]:
-    """A sort key for each of the `sessions` of a data set, so that they sort as people would order them.
+    """A sort key for each of the `sessions` of a data set, for natural order.
 
     Numbers inside the texts count as numbers. Dates with the year last count as dates; whether the day or the
-    month comes first follows from a number above 12 in any of them, and from dots (31.12.2023), which stand
-    between day and month in that order. Raises UserError where a set of dates can be read in both ways and the
+    month comes first follows from a number above 12 in any of them. In dates with dots (31.12.2023) the day comes
+    first. Raises UserError where a set of dates can be read in both ways and the
     order of the sessions depends on it.
     """
     sessions = sorted(sessions)
@@ -121,7 +121,7 @@ def _key(text: str, date: re.Match | None, day_first: bool) -> tuple:
 
 
 def _is_meant_for_us(path: Path) -> bool:
-    """Whether the first line of `path` speaks of pairs or sessions, whatever separates its words."""
+    """Whether the first line of `path` names pairs or sessions, whatever separates its words."""
     try:
         with open(path, "rb") as file:
             first = file.readline(10_000).replace(b"\0", b"").lower()  # without zero bytes UTF-16 reads like ASCII
@@ -137,7 +137,7 @@ def _plain(text: str) -> str:
 
 
 def _exact_names(pair_ids: list[str]) -> dict[str, str]:
-    """The pair_id that each spelling stands for; a spelling that could mean two pairs stands for neither."""
+    """Spelling -> the pair_id that it means; a spelling that could mean two pairs is left out."""
     known: dict[str, str] = {}
     for pair_id in pair_ids:
         form = _plain(pair_id)
@@ -146,7 +146,7 @@ def _exact_names(pair_ids: list[str]) -> dict[str, str]:
 
 
 def _require_one_row_each(table: pd.DataFrame, path: Path) -> None:
-    """Raise UserError where two rows are of one pair; the rows of its two files are one where they agree."""
+    """Raise UserError where one pair has two rows; equal rows for the two files of a pair count as one."""
     for _, rows in table[table["found"] != ""].groupby("found", sort=False):
         values = rows.drop(columns=["pair_id", "found"])
         if len(rows) > 1 and (rows["pair_id"].duplicated().any() or len(values.drop_duplicates()) > 1):

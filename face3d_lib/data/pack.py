@@ -26,7 +26,7 @@ from ..base.errors import UserError
 from ..base.paths import inside
 from ..base.tables import read_table, write_table
 
-if TYPE_CHECKING:  # pandas takes half a second to import, and a batch of one pair needs no index
+if TYPE_CHECKING:  # pandas takes half a second to import, and `face3d identify` needs no index
     import pandas as pd
 
 CODES = 65534  # steps between the nearest and the farthest code
@@ -47,7 +47,7 @@ class Batch:
         return len(self.rgb)
 
     def mirrored(self) -> Batch:
-        """The same faces as a mirror shows them."""
+        """The same faces, mirrored left to right."""
         return replace(self, rgb=self.rgb.flip(3), depth=self.depth.flip(3))
 
 
@@ -78,7 +78,7 @@ class Pack:
     def open(cls, folder: Path) -> Pack:
         """The pack in `folder`. Raises UserError where it is missing, incomplete or changed (sizes, index).
 
-        The large files are not hashed here but by `check_hashes`, because 25 GB take minutes.
+        `check_hashes` hashes the large files, which takes minutes for 25 GB; this method does not.
         """
         folder = Path(folder)
         try:
@@ -145,7 +145,7 @@ def _take(array: np.ndarray | torch.Tensor, rows: np.ndarray) -> torch.Tensor:
 
 
 def decode(stored: Stored, device: torch.device | str) -> Batch:
-    """What `Pack.read` returns, as a batch on `device`."""
+    """Decode the result of `Pack.read` to a batch on `device`."""
     rgb, codes, scales = (x.to(device, non_blocking=True) for x in stored)
     near, step = scales[:, 0, None, None], scales[:, 1, None, None]
     codes = codes.to(torch.int32) & 0xFFFF
@@ -169,10 +169,10 @@ def encode_codes(depth: np.ndarray) -> tuple[np.ndarray, float, float, int]:
 def make_pack(aligned_dir: Path, out_dir: Path, progress: bool = True) -> Pack:
     """The pack of all pairs whose status in alignment.csv is ok, in its order; it is made in `out_dir` if needed.
 
-    A complete pack of the same alignment is returned as it is, and a pack of another alignment is replaced. Crops
-    are our own files, which the alignment repairs when it runs again; so a crop that is missing (looked for before
-    anything is read), unreadable or changed, or that has another size than the first, is a UserError that names the
-    file. A disk without room is a UserError, too. A run that is killed leaves no pack.json.
+    A complete pack of the same alignment is returned as it is, and a pack of another alignment is replaced. Raises
+    UserError, which names the file, for a crop that is missing, unreadable or changed, or that differs in size from the
+    first; crops are made by the alignment, which repairs them when it runs again. Missing crops are noticed before
+    anything is read. Raises UserError for a disk without room, too. A run that is killed leaves no pack.json.
     """
     aligned_dir, out_dir = Path(aligned_dir), Path(out_dir)
     table, source = _read_alignment(aligned_dir)
@@ -238,7 +238,7 @@ def verify(pack: Pack, aligned_dir: Path, progress: bool = True) -> dict[str, fl
         error = np.abs(packed.astype(np.float64) - depth)[kept].max(initial=0)
         found["colour_differs"] += not np.array_equal(batch.rgb[0].permute(1, 2, 0).numpy(), rgb)
         found["holes_differ"] += not np.array_equal(packed == 0, depth == 0)
-        found["depth_differs"] += bool(error > row.step / 2 + 1e-6 * depth.max())  # and what float32 rounds
+        found["depth_differs"] += bool(error > row.step / 2 + 1e-6 * depth.max())  # and the rounding of float32
         found["saturated_readings"] += int(((depth > 0) & ~kept).sum())
         worst = max(worst, float(error))
     return {"pairs": len(pack), **found, "worst_error": worst}
@@ -247,8 +247,8 @@ def verify(pack: Pack, aligned_dir: Path, progress: bool = True) -> dict[str, fl
 def read_aligned(aligned_dir: Path, pair_id: str, sha256: tuple | None = None) -> tuple[np.ndarray, np.ndarray]:
     """rgb (H, W, 3) uint8 and canonical depth (H, W) float32 of one aligned pair.
 
-    `sha256`: what alignment.csv says the bytes of the colour and of the depth file hash to. Raises UserError, which
-    names the file, where one is missing, unreadable or no crop of ours, or where its hash is another one.
+    `sha256`: the hashes of the colour file and of the depth file in alignment.csv. Raises UserError, which names the
+    file, if one is missing, unreadable or not a crop of the alignment, or if its hash differs.
     """
     paths = [inside(aligned_dir, f"{pair_id}{suffix}") for suffix in (".png", ".npy")]
     try:
@@ -270,7 +270,7 @@ def read_aligned(aligned_dir: Path, pair_id: str, sha256: tuple | None = None) -
 
 
 def _read_alignment(aligned_dir: Path) -> tuple[pd.DataFrame, dict]:
-    """The rows of alignment.csv with status ok, as text, and what identifies this alignment."""
+    """The rows of alignment.csv with status ok, as text, and the entries that identify this alignment."""
     path = aligned_dir / "alignment.csv"
     needed = ["pair_id", "subject_id", "status", "depth_per_px", "aligned_rgb_sha256", "aligned_depth_sha256"]
     table = read_table(path, needed)
@@ -291,7 +291,7 @@ def _existing(folder: Path) -> Path:
 
 
 class _Npy:
-    """An .npy file that is written row by row and hashed on the way.
+    """An .npy file that is written row by row and hashed while it is written.
 
     A full disk raises an OSError here; a process that writes into a memory map would be killed.
     """

@@ -1,9 +1,9 @@
-"""The pairs of a data set: which files belong together, and why the others cannot be used.
+"""The pairs of a data set: which files belong together, and why other files cannot be used.
 
 A data set is a folder with one folder for each person: `<root>/<person>/<name>.png|jpg|jpeg|bmp` is a picture and
 `<name>.npy` or `<name>.depth.png` (16 bit) beside it is its depth. Deeper folders are not read, and no link that
-leaves the root is followed. Every picture and every depth file ends in exactly one row of `find_pairs`; what is
-no data (hidden files, texts, the folders that operating systems and disk stations leave behind) has no row.
+leaves the root is followed. Every picture and every depth file belongs to exactly one row of `find_pairs`. Files
+that are no data (hidden files, texts, the folders that operating systems and network drives make) have no row.
 """
 
 import os
@@ -23,10 +23,10 @@ STATUSES = (
     "ok", "decode_error", "too_large", "unsupported_mode", "no_face", "missing_depth", "missing_rgb",
     "bad_depth", "shape_mismatch", "ambiguous_name", "refused_path", "internal_error",
 )  # fmt: skip
-NO_SHOT = ("refused_path",)  # statuses of rows that are no shot of anybody, so no failure to acquire either
+NO_SHOT = ("refused_path",)  # statuses of rows that show nobody, so they are no failures to acquire
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp")
 OTHER_PICTURES = (".gif", ".tif", ".tiff", ".webp", ".avif", ".heic", ".ppm", ".pgm")  # refused with a row
-NOT_DATA = frozenset(  # folders that systems and disk stations make; compared without regard to case
+NOT_DATA = frozenset(  # folders that operating systems and network drives make; case does not matter
     name.casefold()
     for name in (
         *(
@@ -37,7 +37,7 @@ NOT_DATA = frozenset(  # folders that systems and disk stations make; compared w
         ),  # macOS, archives made on it
         *("$RECYCLE.BIN", "RECYCLER", "RECYCLED", "System Volume Information", "FOUND.000"),  # Windows
         *("lost+found", "__pycache__"),  # Linux, Python
-        *("@eaDir", "@tmp", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot", "~snapshot"),  # disk stations
+        *("@eaDir", "@tmp", "#recycle", "#snapshot", "@Recycle", "@Recently-Snapshot", "~snapshot"),  # network drives
     )
 )
 
@@ -52,7 +52,7 @@ class BadPair(UserError):
 
 @dataclass(frozen=True)
 class PairFiles:
-    """The files of one pair. Where `status` is not "ok" it cannot be read and `detail` says why."""
+    """The files of one pair. If `status` is not "ok", the pair cannot be read and `detail` says why."""
 
     pair_id: str  # "<subject>/<name without extension>"
     subject_id: str
@@ -64,7 +64,7 @@ class PairFiles:
 
 @dataclass(frozen=True)
 class RGBDPair:
-    """One shot, registered pixel by pixel."""
+    """A picture and its depth map, registered pixel by pixel."""
 
     pair_id: str
     subject_id: str
@@ -78,9 +78,9 @@ class RGBDPair:
 def find_pairs(root: Path) -> list[PairFiles]:
     """Every pair below `root` in the order of pair_id, and a row for every picture or depth file that is in no pair.
 
-    These get a row with status "refused_path": names that a csv cannot hold, links that leave the root or lead
-    to folders, what is no plain file, folders with pictures inside a person's folder, and pictures that lie in
-    the root itself (their subject_id is "."). An empty folder is nobody. Raises UserError where `root` cannot
+    The status is "refused_path" for names that a csv cannot hold, links that leave the root or lead to folders,
+    anything that is not a plain file, folders with pictures inside a person's folder, and pictures that lie in the
+    root itself (their subject_id is "."). An empty folder counts as no person. Raises UserError where `root` cannot
     be listed.
     """
     root = Path(root)
@@ -106,12 +106,12 @@ def find_pairs(root: Path) -> list[PairFiles]:
 
 
 def people_of(files: Iterable[PairFiles]) -> list[str]:
-    """The names of the people who were shot at least once, usable or not, in alphabetical order."""
+    """The names of the people with at least one pair, usable or not, in alphabetical order."""
     return sorted({row.subject_id for row in files if row.status not in NO_SHOT})
 
 
 def failure(error: Exception) -> tuple[str, str]:
-    """(status, detail) of a row for whatever went wrong with one pair; the detail is one line."""
+    """(status, detail) of the row for a pair whose reading raised `error`; the detail is one line."""
     if isinstance(error, BadPair):
         return error.status, " ".join(str(error).split())
     return "internal_error", " ".join(f"{type(error).__name__}: {error}".split())[:300]
@@ -146,7 +146,7 @@ def single_pair(rgb_path: Path, depth_path: Path) -> PairFiles:
 
 
 def _kind(name: str) -> tuple[str, str]:
-    """(name without extension, kind) of a file name; the kind is "rgb", "depth", or "" for what is no input."""
+    """(name without extension, kind) of a file name; the kind is "rgb" or "depth", or "" for any other file."""
     stem, extension = os.path.splitext(name)
     if name.startswith("."):
         return name, ""
@@ -157,14 +157,14 @@ def _kind(name: str) -> tuple[str, str]:
 
 
 def _entries(folder: Path | str) -> list[os.DirEntry]:
-    """What lies in a folder, by name, without hidden entries and those that are no data."""
+    """The entries of a folder, by name, without those that are hidden or no data."""
     with os.scandir(folder) as entries:
         kept = [entry for entry in entries if not entry.name.startswith(".") and entry.name.casefold() not in NOT_DATA]
     return sorted(kept, key=lambda entry: entry.name)
 
 
 def _holds_data(folder: str) -> bool:
-    """Whether a picture or a depth file lies in `folder` or below it; True where that cannot be seen."""
+    """Whether a picture or a depth file lies in `folder` or below it; True if the folder cannot be read."""
     try:
         entries = _entries(folder)
     except OSError:
@@ -243,7 +243,7 @@ def _printable(text: str) -> str:
 
 
 def _link_problem(root: Path, path: str) -> str:
-    """Why the file at `path` may not be opened ("" where it may): no plain file, or a link that leads away."""
+    """Why the file at `path` may not be opened, "" if it may: it is no plain file, or a link that leaves the root."""
     try:
         target = Path(path).resolve(strict=True)
         if not target.is_relative_to(root.resolve()):

@@ -1,14 +1,14 @@
-"""What can be measured with the people of a data set, said before the long work and again after it.
+"""What can be measured with the people of a data set; notebooks report it before the long work and again after it.
 
-Needed with the default settings (each person with at least 3 usable pairs, one each to train, validate and test):
+With the default settings each person needs at least 3 usable pairs, and the rates need:
 
     closed-set accuracy (30-38)                      2 people, who then all train
     EER and rank-1 of people never seen (40, 41)     4 people, of whom 2 train and 2 are tested
     rates at a threshold, names or "unknown" (50)    9 people, of whom 2 are dev people
     false alarms by people never enrolled (41, 50)   11 people and more, so that 3 are test people
 
-Pictures that cannot be aligned are not known before the alignment, so what is said before it is the most that can be
-hoped for. The notebooks that look (00, 10, 21, 22) work with any number of people and pictures.
+Which pictures cannot be aligned is not known before the alignment, so the counts before it are upper bounds. Notebooks
+00, 10, 21 and 22, which only look at data, work with any number of people and pictures.
 """
 
 from collections import Counter
@@ -41,7 +41,7 @@ def people_of_splits(splits: Splits) -> dict[str, int]:
 def expected_people(files: Iterable[PairFiles], settings: SplitSettings) -> dict[str, int]:
     """As `people_of_splits`, if every pair of `files` that can be read can be aligned, too; also "enough" and "all".
 
-    "enough" counts the people with at least `settings.min_images` pairs, "all" those who were shot at least once.
+    "enough" counts the people with at least `settings.min_images` pairs, "all" those with at least one pair.
     """
     files = list(files)
     counts = Counter(row.subject_id for row in files if row.status == "ok")
@@ -53,7 +53,7 @@ def expected_people(files: Iterable[PairFiles], settings: SplitSettings) -> dict
 
 
 def unmeasured(people: dict[str, int]) -> dict[str, str]:
-    """What cannot be measured with these people, and why: {} where everything can.
+    """What cannot be measured with these people, and why; {} if everything can be measured.
 
     The keys are "closed_set" (accuracy on people who train), "verification" (EER of people never seen),
     "identification" (rank-1), "threshold" (every rate at a threshold, and the answer "unknown") and "strangers"
@@ -81,7 +81,7 @@ def unmeasured(people: dict[str, int]) -> dict[str, str]:
 def require_training(people: dict[str, int], settings: SplitSettings) -> None:
     """Raise UserError unless two people or more train: with fewer no notebook from 30 on has anything to do.
 
-    With shares of 0 for training (a sensor's people who are tested only) nobody needs to train.
+    If the share for training is 0 (people of a sensor who are only tested), nobody needs to train.
     """
     if exact_ratios(settings.train_dev_test_people)[0] and people["train"] < LEAST_PEOPLE:
         counted = (

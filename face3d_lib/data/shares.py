@@ -1,15 +1,15 @@
-"""Dividing people and pictures into parts: exact integer counts, and an order that is the same everywhere.
+"""Splitting people and pictures into parts: exact integer counts, and an order that is the same everywhere.
 
-Which person or picture goes where is a hash of the seed and a name. So the division depends neither on the order
-of the file system nor on the machine, and a picture that is added to one person moves nobody else's.
+A hash of the seed and a name decides to which part a person or a picture goes. The split therefore depends neither on
+the order of the file system nor on the machine, and a picture that is added to one person moves no picture of another.
 
 **How many people train, tune and test** (`people_counts`). With many people the shares decide. With few, these rules
-come first, in this order:
+take precedence, in this order:
 
 1. Training keeps its share (rounded, at least 2 people, because a network must have somebody to tell apart).
-2. What remains is for dev and test, at least 2 people each: a comparison of different people needs two.
-3. Where fewer than 4 people remain, all of them are test people and there is no dev: rates that need no threshold
-   (EER, rank-1) can be measured; those at a threshold cannot, since thresholds are chosen on dev people.
+2. The other people are for dev and test, at least 2 people each, because an impostor comparison needs two.
+3. Where fewer than 4 people remain, all of them are test people and there are no dev people. Rates that need no
+   threshold (EER, rank-1) can then be measured; those at a threshold cannot, since thresholds are chosen on dev people.
 4. Where fewer than 2 people remain, everybody trains: only the closed set can be measured.
 
 With the shares 0.6, 0.15, 0.25:
@@ -49,8 +49,8 @@ def exact_ratios(ratios: Iterable[float | str]) -> list[Fraction]:
 def apportion(count: int, ratios: list[Fraction], least: int = 1) -> list[int]:
     """How many of `count` things each part gets, by the largest remainder; ties go to the earlier part.
 
-    Where there are things enough, each part with a ratio above 0 gets at least `least`, taken from the largest
-    part. Where there are fewer things than parts, the first part is served first.
+    If there are enough things, each part with a ratio above 0 gets at least `least`, taken from the largest part. If
+    there are fewer things than parts, earlier parts get theirs first.
     """
     quotas = [count * ratio for ratio in ratios]
     parts = [int(quota) for quota in quotas]
@@ -70,7 +70,7 @@ def apportion(count: int, ratios: list[Fraction], least: int = 1) -> list[int]:
 
 
 def people_counts(count: int, shares: list[Fraction]) -> list[int]:
-    """[train, dev, test]: how many of `count` people get each role; the rules stand at the top of this file.
+    """[train, dev, test]: how many of `count` people get each role; the rules are at the top of this file.
 
     `shares` are those of train, dev and test, as of `exact_ratios`. A role whose share is 0 gets nobody.
     """
@@ -94,7 +94,7 @@ def people_counts(count: int, shares: list[Fraction]) -> list[int]:
 def enrolled_and_unknown(count: int, unknown_share: Fraction) -> list[int]:
     """[enrolled, unknown]: how many of `count` people of dev or test are enrolled, and how many never are.
 
-    At least two are enrolled before anybody stays unknown: among one enrolled person every guess is right.
+    At least two are enrolled before anybody stays unknown, because with one enrolled person every guess is right.
     """
     enrolled, unknown = apportion(count, [1 - unknown_share, unknown_share])
     moved = min(unknown, max(0, LEAST_PEOPLE - enrolled))
@@ -114,6 +114,6 @@ def deal(names: Iterable[str], counts: list[int], seed: int, purpose: str) -> li
 
 
 def divide(names: Iterable[str], ratios: Iterable[float | str], seed: int, purpose: str) -> list[list[str]]:
-    """`names` divided into one list for each ratio, by hashed order and exact integer counts."""
+    """`names` split into one list for each ratio, by hashed order and exact integer counts."""
     names = list(names)
     return deal(names, apportion(len(names), exact_ratios(ratios)), seed, purpose)

@@ -1,11 +1,11 @@
 """Who trains and who is tested: the closed-set split of the legacy project and, beside it, the open-set protocol.
 
-People are divided first, by the rules of `shares`. The pictures of *train* people make the closed set (train, eval
+People are split first, by the rules of `shares`. The pictures of *train* people make the closed set (train, eval
 and test pictures of the same people). *Dev* and *test* people are never seen in training: thresholds are chosen on
-dev people and reported on test people. Among those, some are enrolled (gallery) and asked about with their other
-pictures (probe), the others are never enrolled (unknown).
+dev people, and rates are reported on test people. Some dev and test people are enrolled (gallery) and probed with
+their other pictures (probe); the others are never enrolled (unknown).
 
-Every input pair stands in exactly one of train, eval, test, gallery, probe, unknown and dirty. A table may be empty
+Every input pair is in exactly one of train, eval, test, gallery, probe, unknown and dirty. A table may be empty
 when there are few people; `unmeasured` then says what cannot be measured and why.
 
 **Sessions** (from manifest.csv). A person with two known sessions or more is enrolled with the pictures of the first
@@ -40,7 +40,7 @@ CLOSED, OPENED = ("train", "eval", "test"), ("gallery", "probe", "unknown")
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """How people and images divide. Ratios are exact fractions written as text or numbers; each triple sums to 1."""
+    """How people and images are split. Ratios are exact fractions given as text or numbers; each triple sums to 1."""
 
     train_eval_test: tuple[float | str, ...] = ("0.7", "0.2", "0.1")  # of the images of each person of the closed set
     train_dev_test_people: tuple[float | str, ...] = (
@@ -48,9 +48,9 @@ class SplitSettings:
         "0.15",
         "0.25",
     )  # of the people; ("1", "0", "0") is the legacy split
-    unknown_people: str = "0.3"  # of the dev and of the test people: never enrolled
+    unknown_people: str = "0.3"  # share of the dev people and of the test people who are never enrolled
     min_images: int = 3  # a person with fewer usable images is set aside
-    max_impostor_pairs: int = 20_000  # per group; drawn at random where there are more
+    max_impostor_pairs: int = 20_000  # in each group; drawn at random if there are more
     seed: int = 0
 
 
@@ -61,15 +61,15 @@ class Splits:
     train: pd.DataFrame
     eval: pd.DataFrame
     test: pd.DataFrame
-    dirty: pd.DataFrame  # COLUMNS + role of the person (train, dev, test; "" = nobody's) + reason
-    gallery: pd.DataFrame  # COLUMNS + group (dev, test), as probe and unknown
+    dirty: pd.DataFrame  # COLUMNS + role of the person (train, dev, test; "": no person) + reason
+    gallery: pd.DataFrame  # COLUMNS + group (dev, test); also probe and unknown
     probe: pd.DataFrame
     unknown: pd.DataFrame
     pairs: pd.DataFrame  # PAIR_COLUMNS: every genuine pair, impostor pairs up to the limit
 
 
 def reasons(table: pd.DataFrame, min_images: int) -> pd.Series:
-    """Why each row of `table` is set aside ("" = usable): its failure, an exact copy, or too few images."""
+    """Why each row of `table` is set aside ("": it is usable): its failure, an exact copy, or too few images."""
     failed = table["status"].where(table["status"] != "ok", "").astype(object)
     reason = mark_copies(table, failed)
     usable = table[reason == ""]
@@ -79,15 +79,15 @@ def reasons(table: pd.DataFrame, min_images: int) -> pd.Series:
 
 
 def make_splits(table: pd.DataFrame, settings: SplitSettings) -> Splits:
-    """Divide the rows of `table`: COLUMNS, subject_id, status and rgb_sha256; one row for every input pair.
+    """Split the rows of `table`, which has COLUMNS, subject_id, status and rgb_sha256, and a row for every input pair.
 
-    Copies of depth maps are set aside where the table has depth_map_sha256, too. Raises UserError where the settings
+    Copies of depth maps are set aside too, if the table has depth_map_sha256. Raises UserError where the settings
     are no ratios.
     """
     table = table.sort_values("pair_id", ignore_index=True)
     table = table.assign(**{column: "" for column in COPIED if column not in table})
     table = table.assign(reason=reasons(table, settings.min_images), **{DEPTH_HASH: table["depth_map_sha256"]})
-    table["role"] = table["subject_id"].map(_roles(table, settings)).fillna("")  # "": nobody's
+    table["role"] = table["subject_id"].map(_roles(table, settings)).fillna("")  # "": no person
     clean, dirty = table[table["reason"] == ""], table[table["reason"] != ""]
     order = session_keys(set(table["session"]) - {""})
     placed = _closed_set(clean, settings) | _open_set(clean, settings, order)
@@ -109,7 +109,7 @@ def make_splits(table: pd.DataFrame, settings: SplitSettings) -> Splits:
 def _roles(table: pd.DataFrame, settings: SplitSettings) -> dict[str, str]:
     """train, dev or test for each person of `table`.
 
-    People without a usable picture are divided apart: they count as failures to acquire of their part, and must
+    People without a usable picture are split separately: they count as failures to acquire of their part, and must
     not take the place of people who can be tested.
     """
     usable = set(table.loc[table["reason"] == "", "subject_id"])
@@ -165,7 +165,7 @@ def _unknown_share(settings: SplitSettings) -> Fraction:
 
 
 def enrol_rows(rows: pd.DataFrame, seed: int, order: dict[str, tuple]) -> list[str]:
-    """The pair_ids of one person that are enrolled: those of the first session, else half the images.
+    """The pair_ids with which one person is enrolled: those of the first session, else half the images.
 
     `order` is the sort key of each session, from `manifest.session_keys`.
     """
@@ -215,7 +215,7 @@ def impostor_indices(subject: np.ndarray, most: int, seed: int) -> tuple[np.ndar
     n = len(subject)
     if n * (n - 1) // 2 <= 4 * most:
         i, j = np.triu_indices(n, 1)
-    else:  # drawing beats listing: 100,000 images have 5e9 pairs
+    else:  # drawn and not listed, because 100,000 images have 5e9 pairs
         drawn = np.random.default_rng([seed, n]).integers(0, n, (8 * most, 2))
         i, j = np.unique(np.sort(drawn[drawn[:, 0] != drawn[:, 1]], axis=1), axis=0).T
     different = subject[i] != subject[j]
@@ -227,9 +227,9 @@ def impostor_indices(subject: np.ndarray, most: int, seed: int) -> tuple[np.ndar
 
 
 def check_splits(splits: Splits, n_rows: int | None = None) -> None:
-    """Raise UserError where an image, an exact copy of it, or a person stands on both sides of a wall.
+    """Raise UserError where an image, an exact copy of it, or a person is in two parts that must be disjoint.
 
-    `n_rows`: how many input pairs there were; AssertionError where not every one of them has its place.
+    `n_rows`: the number of input pairs; AssertionError unless each of them is in one part.
     """
     closed = {name: getattr(splits, name) for name in CLOSED}
     opened = {name: getattr(splits, name) for name in OPENED}
@@ -239,7 +239,7 @@ def check_splits(splits: Splits, n_rows: int | None = None) -> None:
         ("sha256", "picture (exact copies)"),
         (DEPTH_HASH, "depth map (exact copies)"),
     ):
-        # tables that were made elsewhere hold no hashes; copies cannot be told then
+        # tables from other programs may hold no hashes; copies cannot be found then
         double = kept[kept.duplicated(column, keep=False) & (kept[column] != "")]
         if len(double):
             where = double.sort_values(column).head(2)
@@ -267,9 +267,9 @@ def check_splits(splits: Splits, n_rows: int | None = None) -> None:
 
 
 def failures_to_acquire(dirty: pd.DataFrame, role: str) -> int:
-    """How many shots of the people with this role (train, dev, test) gave no usable pair.
+    """The number of pairs of people with this role (train, dev, test) that cannot be used.
 
-    Copies, people with too few images and entries that are no shot (SET_ASIDE) are not counted.
+    Copies, people with too few images and entries that show nobody (SET_ASIDE) are not counted.
     """
     return int(((dirty["role"] == role) & ~dirty["reason"].isin(SET_ASIDE)).sum())
 
@@ -279,8 +279,8 @@ def split_folder(
 ) -> Splits:
     """Split the aligned folder (its alignment.csv) into csv files in `folder`; paths in them are relative to `folder`.
 
-    `manifest`: the sessions and conditions, from `manifest.read_manifest`. `raw`: the folder that was aligned, to
-    name the pictures that could not be. Raises UserError where alignment.csv or `folder` cannot be used.
+    `manifest`: the sessions and conditions, from `manifest.read_manifest`. `raw`: the folder of raw pairs, to
+    name the pictures that could not be aligned. Raises UserError where alignment.csv or `folder` cannot be used.
     """
     path = aligned / "alignment.csv"
     table = read_table(path, ["pair_id", "subject_id", "status", "rgb_sha256", "rgb_path", "depth_path"])
@@ -305,14 +305,14 @@ def split_folder(
 def read_splits(folder: Path) -> Splits:
     """The tables that `split_folder` wrote, checked again.
 
-    Raises UserError where one is missing or was altered so that a wall between people no longer holds.
+    Raises UserError where one is missing, or was altered so that parts that must be disjoint share a person.
     """
     extra = {"dirty": ["role", "reason"], **{name: ["group"] for name in OPENED}}
     tables = {}
     for field in fields(Splits):
         needed = PAIR_COLUMNS if field.name == "pairs" else [*COLUMNS, *extra.get(field.name, [])]
         tables[field.name] = read_table(folder / f"{field.name}.csv", needed)
-        if field.name != "pairs" and DEPTH_HASH not in tables[field.name]:  # made elsewhere
+        if field.name != "pairs" and DEPTH_HASH not in tables[field.name]:  # from another program
             tables[field.name][DEPTH_HASH] = ""
     splits = Splits(**tables)
     check_splits(splits)

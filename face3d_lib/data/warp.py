@@ -27,11 +27,11 @@ MATRIX = ["m00", "m01", "m02", "m10", "m11", "m12"]  # columns of alignment.csv 
 
 @dataclass(frozen=True)
 class AlignSettings:
-    """How a face becomes a crop; two crops may meet in one model only where all of this is equal."""
+    """How a face is cropped. A model may only be used on crops that were made with equal settings."""
 
     mode: str = "template"  # or "facenet" (box and margin, as in the legacy project) or "none" (centred square)
     image_size: int = 112  # px, crops are square
-    margin: int = 44  # source px added to the box in all (half at each side); mode "facenet" only
+    margin: int = 44  # source px added to the width and height of the box, half at each side; mode "facenet" only
     min_face_size: int = 20  # px, the smallest face that is looked for
 
     def __post_init__(self) -> None:
@@ -50,7 +50,7 @@ class AlignSettings:
 
 
 def template_transform(points: np.ndarray) -> np.ndarray:
-    """(2, 3) float64: the similarity of least squares (Umeyama 1991) from five source points to TEMPLATE_112.
+    """(2, 3) float64: the least-squares similarity transform (Umeyama 1991) from five source points to TEMPLATE_112.
 
     Raises BadPair with the status no_face where the points lie in one spot.
     """
@@ -65,7 +65,7 @@ def warp_matrix(settings: AlignSettings, shape: tuple[int, ...], face: Detection
 
     Mode "template" takes the similarity of the five points. Mode "facenet" widens the box by margin / 2 source
     pixels at each side, cuts it to the picture, truncates it to whole pixels and stretches it to the square. Mode
-    "none", and whoever has no `face`, takes the largest centred square. `shape` is that of the picture, (H, W, ...).
+    "none", or a `face` of None, takes the largest centred square. `shape` is that of the picture, (H, W, ...).
     """
     size, (height, width) = settings.image_size, shape[:2]
     if settings.mode == "template" and face is not None:
@@ -91,7 +91,8 @@ def warp_pair(rgb: np.ndarray, depth: np.ndarray, matrix: np.ndarray, size: int)
 
     Colour is interpolated linearly, after averaging whole blocks where the crop is smaller than its source. Depth is
     taken from the nearest pixel, so that every reading was measured. Outside the picture the crops are black and
-    without a reading. Raises ValueError, which names the argument, where one is not as `decoding.read_pair` gives it.
+    without a reading. Raises ValueError, which names the argument, if one is not of the form that `decoding.read_pair`
+    returns.
     """
     check_rgb(rgb)
     if getattr(depth, "dtype", None) != np.float32 or depth.shape != rgb.shape[:2]:
@@ -125,7 +126,7 @@ def source_of(matrix: np.ndarray, size: int) -> np.ndarray:
 
 
 def nearest(depth: np.ndarray, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(depth, within): `depth` (H, W) at the pixels nearest to the points x, y, 0 outside; which points lie within."""
+    """(`depth` (H, W) at the pixels nearest to the points x, y, 0 outside; bool: which points lie within)."""
     column, row = np.floor(x + 0.5).astype(np.int64), np.floor(y + 0.5).astype(np.int64)
     within = (column >= 0) & (column < depth.shape[1]) & (row >= 0) & (row < depth.shape[0])
     taken = np.zeros(x.shape, np.float32)

@@ -102,7 +102,7 @@ class Run:
         return folder
 
     def done(self, metrics: dict | None = None) -> None:
-        """Close the stage: write metrics.json (NaN becomes null) and the status. RuntimeError when a thread has failed."""
+        """Close the stage: write metrics.json (NaN becomes null) and the status. RuntimeError if a thread failed."""
         if self._thread_errors:
             raise RuntimeError(f"an exception in a thread: {self._thread_errors[0]}")
         if self.rank == 0:
@@ -160,7 +160,7 @@ class Run:
         return check_parameters(model, values, strict=True)
 
     def _make(self, name: str, record: dict) -> None:
-        """Run the notebook that makes `name` and show its progress; UserError where only the user can decide to make it."""
+        """Run the notebook that makes `name` and show its progress; UserError where the user has to decide about it."""
         job = planned(self.run, name)
         if job.run.partition("/")[0] != "default" or self.world > 1:
             raise UserError(
@@ -251,7 +251,7 @@ def _wait_for_another(name: str, folder: Path) -> bool:
 
 
 def _run_visibly(notebook: Path, job: Job) -> int:
-    """Run a notebook in a process of its own, show its progress in one line that is renewed, and return its exit code."""
+    """Run a notebook in its own process, show its progress in one line that is renewed, and return its exit code."""
     command = [sys.executable, "-m", "face3d_lib.cli", "run", notebook, job.run, *as_words(job.parameters)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     child = subprocess.Popen(command, cwd=ROOT, env=child_environment(FACE3D_PROGRESS="1"), **pipes)

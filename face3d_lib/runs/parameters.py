@@ -103,7 +103,7 @@ def trailing_comments(source: str) -> dict[int, str]:
 
 
 def check_parameters(model, values: dict, strict: bool = False) -> dict:
-    """All parameters of a notebook: its defaults, replaced by `values`. Text is converted to the declared type, unless strict.
+    """All parameters of a notebook: its defaults, replaced by `values`; text becomes the declared type, unless strict.
 
     UserError names the parameter, its type and the value; for an unknown parameter, the nearest ones and all declared.
     """

@@ -65,7 +65,8 @@ def failure(job: Job) -> str:
 class Workers:
     """Runs as processes of their own; a stopping signal reaches those at work, and no other begins.
 
-    threads: number of threads of each process. pictures: whether changed drawing code makes a finished run start again (`up_to_date`).
+    threads: number of threads of each process. pictures: whether changed drawing code makes a finished run start again
+    (see `up_to_date`).
     """
 
     def __init__(self, threads: int, pictures: bool = True):
@@ -74,13 +75,13 @@ class Workers:
         self.children: set[subprocess.Popen] = set()
 
     def do(self, job: Job, threads: int | None = None) -> int:
-        """Run the job unless it is done; returns its exit code. Its output goes to <notebook>.log in the run's folder."""
+        """Run the job unless it is done; returns the exit code. The output goes to <notebook>.log in the run's folder."""
         if self.stopped:
             return EXIT_CODES["preempted"]
         if up_to_date(job.notebook, job.run, job.parameters, self.pictures):
             return 0
         command = [sys.executable, "-m", "face3d_lib.cli", "run", job.notebook, job.run, *as_words(job.parameters)]
-        # two busy processes with as many threads as cores would each be many times slower than one alone
+        # two busy processes with a thread for each core would each be many times slower than one
         environment = child_environment(OMP_NUM_THREADS=str(threads or self.threads))
         log_of(job).parent.mkdir(parents=True, exist_ok=True)
         with open(log_of(job), "wb") as log, self.lock:

@@ -1,8 +1,8 @@
 """Pictures of the synthetic people: RGB-D pairs that need no download, no licence and nobody's consent.
 
 An image is a point z-buffer of a lit head (people.py, sittings.py) before a background, seen by a colour camera and by
-a depth camera. Its random numbers are a function of (seed, subject, image), so it is the same whichever process makes
-it.
+a depth camera. Its random numbers depend on (seed, subject, image) alone, so the image is the same whichever process
+makes it.
 """
 
 import io
@@ -19,7 +19,7 @@ from .fields import blurred, f32, smooth_field, smooth_picture, smoothstep, whit
 from .people import EXPRESSIONS, Knobs, MeanHead, identity_seed, mean_head, person
 from .sittings import Sitting, sitting
 
-VERSION = 1  # raise when the same seed no longer gives the same pixels
+VERSION = 1  # to be raised when the same seed no longer gives the same pixels
 CONDITIONS = ["pose", "expression", "light", "occlusion", "glasses"]
 ANGLES = ["yaw_deg", "pitch_deg", "roll_deg"]
 SESSION_SIZE = 1000  # image numbers 0-999 belong to sitting 1, 1000-1999 to sitting 2, and so on
@@ -27,7 +27,7 @@ SESSION_SIZE = 1000  # image numbers 0-999 belong to sitting 1, 1000-1999 to sit
 
 @dataclass(frozen=True)
 class SyntheticPair:
-    """A picture, the depth that the sensor read, and the truth behind both."""
+    """A picture, the depth that the sensor read, and the true depth, mask and landmarks."""
 
     rgb: np.ndarray  # (H, W, 3) uint8
     depth: np.ndarray  # (H, W) uint16 mm, larger = farther, 0 = no reading
@@ -39,7 +39,7 @@ class SyntheticPair:
 
 @dataclass(frozen=True)
 class Shot:
-    """What is drawn for one image before anything is rendered: enough for its row of the manifest."""
+    """The values that are drawn for one image before rendering; its row of the manifest follows from them."""
 
     angles: tuple[float, float, float]  # degrees: yaw, pitch, roll
     moves: np.ndarray  # (5,) strength of smile, brows, frown and pucker (1 = full), opening of the jaw (mm)
@@ -204,7 +204,7 @@ def lit_colour(
 ) -> np.ndarray:
     """Linear colour (3, N) of points: key light with shadow, fill light, sky (Lambert), highlight (Blinn 1977)."""
     key = direction(*shot.key)
-    lamb = np.maximum(0, (dot(key, normal) + f32(0.15)) / f32(1.15))  # light seeps a little round the edge, as in skin
+    lamb = np.maximum(0, (dot(key, normal) + f32(0.15)) / f32(1.15))  # skin spreads light past the edge
     if knobs.light:
         across = np.cross([0, 1, 0], key) / np.hypot(key[0], key[2])
         x, y, z = rotated(np.stack([across, np.cross(key, across), -key]).astype(f32), points)
@@ -266,7 +266,7 @@ def splat(
     sums = sums.reshape(5, size, size)
     mask = sums[0] > 0
     share = blurred(mask.astype(f32), 1 / 3)
-    rows, cols = np.nonzero(~mask & (share > 0.6))  # gaps between the points take what is around them
+    rows, cols = np.nonzero(~mask & (share > 0.6))  # gaps between the points are filled from their neighbours
     for r, c in zip(rows, cols, strict=True):
         sums[:, r, c] = sums[:, max(0, r - 1) : r + 2, max(0, c - 1) : c + 2].sum((1, 2))
     mask[rows, cols] = True
@@ -289,7 +289,7 @@ def background(day: Sitting, shot: Shot, size: int, rng: np.random.Generator) ->
 
 
 def occlude(colour: np.ndarray, depth: np.ndarray, shot: Shot, rng: np.random.Generator) -> None:
-    """Put a rounded, hand-sized thing 10 cm before the face, in place."""
+    """Put a rounded, hand-sized object 10 cm in front of the face, in place."""
     size, scale = len(depth), shot.focal * 150 / shot.distance
     aside = rng.choice([-1, 1]) * 0.35 + 0.3 * np.clip(rng.standard_normal(), -2, 2)
     below = 0.32 + 0.15 * np.clip(rng.standard_normal(), -2, 2)
@@ -311,9 +311,9 @@ def tone_curve() -> np.ndarray:
 
 
 def photograph(colour: np.ndarray, mask: np.ndarray, knobs: Knobs, rng: np.random.Generator) -> np.ndarray:
-    """What the colour camera makes of linear colour (3, H, W): (H, W, 3) uint8.
+    """The colour camera's picture, (H, W, 3) uint8, of linear colour (3, H, W).
 
-    Exposure (for the person, `mask`), white balance, blur, tone curve, noise and JPEG, in this order.
+    The steps are exposure (for the person, `mask`), white balance, blur, tone curve, noise and JPEG, in this order.
     """
     exposed = (0.45 / max(0.02, float(colour[1][mask].mean()))) ** 0.75 if mask.any() else 1
     balance = np.exp(np.clip(rng.standard_normal(4), -2, 2) * (0.04, 0.01, 0.05, 0.18) * min(1, knobs.drift))
@@ -334,7 +334,7 @@ def photograph(colour: np.ndarray, mask: np.ndarray, knobs: Knobs, rng: np.rando
 
 
 def depth_readings(true_depth: np.ndarray, knobs: Knobs, rng: np.random.Generator) -> np.ndarray:
-    """What the depth camera reads, whose pixels are knobs.depth_pixel px wide: (H, W) uint16 mm, 0 = no reading.
+    """The readings of a depth camera with pixels of knobs.depth_pixel px: (H, W) uint16 mm, 0 = no reading.
 
     Axial noise grows with z^2 (Khoshelham and Elberink 2012, for the Kinect); a reading at an edge mixes both
     sides, and most readings there are lost.
@@ -399,7 +399,7 @@ def describe_pair(seed: int, subject: int, image: int, knobs: Knobs) -> tuple[di
 
 
 def pair(seed: int, subject: int, image: int, knobs: Knobs | None = None) -> SyntheticPair:
-    """Image number `image` of person `subject`: a pure function of its arguments.
+    """Image number `image` of person `subject`; it depends on the arguments alone.
 
     The image belongs to sitting number image // SESSION_SIZE.
     """

@@ -65,7 +65,7 @@ def make_dataset(
 def check_counts(
     subjects: int, images_per_session: int, sessions: int, first_subject: int, seed: int, knobs: Knobs
 ) -> None:
-    """Raise UserError for numbers that make no data set."""
+    """Raise UserError for numbers from which no data set can be made."""
     for name, value, low, high in [
         ("subjects", subjects, 1, 10_000 - first_subject),
         ("images_per_session", images_per_session, 1, SESSION_SIZE),
@@ -107,7 +107,7 @@ def make_subject(job: tuple[Path, int, int, list[int], Knobs]) -> tuple[int, lis
     for image in images:
         row = describe_pair(seed, subject, image, knobs)[0]
         colour_path, depth_path = (root / f"{row['pair_id']}{suffix}" for suffix in (".png", ".npy"))
-        if not (colour_path.exists() and depth_path.exists()):  # a file that exists is whole
+        if not (colour_path.exists() and depth_path.exists()):  # writes are atomic: a file is whole
             made = pair(seed, subject, image, knobs)
             colour, depth = io.BytesIO(), io.BytesIO()
             Image.fromarray(made.rgb).save(colour, "PNG", compress_level=1)

@@ -1,7 +1,7 @@
 """Arithmetic of the synthetic faces: bumps, smooth random fields, noise and a blur, all in float32.
 
-Sums are written out and not given to BLAS, whose rounding may change with the number of its threads: a seed gives the
-same pixels on every machine.
+Sums are written out and not given to BLAS, whose rounding may change with the number of its threads. A seed therefore
+gives the same pixels on every machine.
 """
 
 from functools import lru_cache
@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-f32: Any = np.float32  # of numbers, lists and arrays
+f32: Any = np.float32  # converts numbers, lists and arrays
 Field = np.ndarray | float
-NOISE_SEED = 20190615  # of the one table that all pictures take their noise from
+NOISE_SEED = 20190615  # of the fixed noise table, from which all pictures read their noise
 NOISE_VALUES = 1 << 18
 
 
@@ -51,7 +51,7 @@ def smooth_picture(rng: np.random.Generator, size: int, cells: int) -> np.ndarra
 
 
 def blurred(image: np.ndarray, side: float) -> np.ndarray:
-    """`image` (..., H, W) blurred over three taps: side, 1 - 2 side, side. The variance is 2 side px^2; 1/3 is a box."""
+    """`image` (..., H, W) filtered by (side, 1 - 2 side, side); the variance is 2 side px^2, and 1/3 is a box."""
     side = f32(side)
     for cut in (lambda q, part: q[..., part], lambda q, part: q[..., part, :]):
         out, sides = image * (1 - 2 * side), image * side

@@ -1,10 +1,10 @@
-"""Synthetic people: the shape of a head, as a surface in millimetres, and what makes each person's head their own.
+"""Synthetic people: the shape of a head, as a surface in millimetres, and the ways in which people differ.
 
 A head is one surface grid of R rows and C columns. Rows run from the top of the head over forehead and chin to the
 shoulders, columns run around the head. x points to the image's right, y up, z towards the camera. Every shape is a sum:
 the mean head, plus bumps (BUMPS) whose heights differ between people, plus a smooth random field.
 
-A person is a function of the numbers (seed, subject) alone, so a finer grid shows the same people.
+A person depends on the numbers (seed, subject) alone, so a finer grid shows the same people.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from .fields import f32, gauss, smooth_field, smoothstep
 
 @dataclass(frozen=True)
 class Knobs:
-    """How difficult the pictures are. 0 switches an effect off, except for size, face and depth_pixel."""
+    """Settings of how difficult the pictures are. 0 switches an effect off, except for size, face and depth_pixel."""
 
     size: int = 160  # px, width and height of a picture; above 160 px the surface grid becomes finer
     face: float = 0.5  # width of the head / width of the picture, on average
@@ -25,21 +25,21 @@ class Knobs:
     pitch: float = 8.0  # degrees, drawn in the same way; > 0 looks down
     roll: float = 6.0  # degrees, drawn in the same way; > 0 is counter-clockwise in the image
     shape: float = 1.0  # how much people differ in shape, in standard deviations of the table BUMPS
-    albedo: float = 1.0  # how much people differ in colour, brows, lips and eyes; 1: as the formulas say
-    drift: float = 1.0  # how much a person changes between sittings: tan, make-up, dye, beard, shirt, room
+    albedo: float = 1.0  # factor on the differences in colour, brows, lips and eyes; 1: as in the formulas
+    drift: float = 1.0  # factor on a person's changes between sessions: tan, make-up, dye, beard, shirt, room
     light: float = 1.0  # 0: soft light from the front; 1: key light up to 75 degrees aside, with cast shadow
     expression: float = 1.0  # strength of smile, brows, frown, pucker and opened jaw
     glasses: float = 0.15  # probability that an image shows glasses
-    occlusion: float = 0.10  # probability that an image shows a hand-sized thing before the face
+    occlusion: float = 0.10  # probability that a hand-sized object hides part of the face
     blur: float = 0.6  # px, standard deviation of the lens blur, up to 0.8
     noise: float = 3.0  # grey levels of 255, standard deviation of the colour camera's noise
-    jpeg: int = 60  # lowest JPEG quality; each picture's is drawn from here to 95; 0: no JPEG
+    jpeg: int = 60  # lowest JPEG quality; each picture's quality is drawn from here to 95; 0: no JPEG
     depth_noise: float = 3.0  # mm, standard deviation at 800 mm; grows with the square of the distance
     depth_warp: float = 3.0  # mm, standard deviation of the smooth error (calibration, multipath)
     depth_step: float = 2.0  # mm, quantisation
-    depth_holes: float = 1.0  # 1: 70 % of the readings at steep edges are lost, 1 % elsewhere, patches, lenses
+    depth_holes: float = 1.0  # 1: 70 % of readings at steep edges and 1 % elsewhere are lost, also patches, lenses
     depth_pixel: int = 2  # px of the picture, width of one pixel of the depth camera: 1 or 2
-    relief: float = 1.0  # depth of what all faces share (nose, sockets, lips); 1: as the table BUMPS says
+    relief: float = 1.0  # factor on the depth of common features (nose, sockets, lips); 1: as in BUMPS
     variety: float = 0.0  # mm, smooth differences between people beyond BUMPS; also % of the head's proportions
     mimic: float = 0.0  # mm, smooth movements of the face beyond EXPRESSIONS, drawn for each image
 
@@ -74,12 +74,12 @@ EXPRESSIONS: dict[str, list[tuple[float, ...]]] = {  # bumps that move together:
     "brows": [(28, 30, 24, 12, 0, 5, 0)],
     "frown": [(14, 26, 10, 10, -3, -4, 1), (23, -66, 10, 9, 0, -3, 0)],
     "pucker": [(18, -65, 13, 13, -5, 0, 3), (0, -65, 12, 10, 0, 0, 3)]}
-LANDMARKS = [(-32, 12), (32, 12), (0, -31), (-24, -65), (24, -65)]  # mm on the template, in image order
+LANDMARKS = [(-32, 12), (32, 12), (0, -31), (-24, -65), (24, -65)]  # mm on the mean head, in image order
 TONES = ["skin", "redness", "flush", "bags", "lips", "lip_red", "lip_wide", "upper_lip", "lower_lip", "iris",
          "eye_long", "eye_high", "eye_low", "eye_tilt", "hair", "brow_arch", "brow_thick", "brow_low",
          "brow_dense", "hairline", "widow", "ear", "moles", "beard"]
 # fmt: on
-NECK_TOP, NECK_END = -112, -165  # mm; between these heights the turn of the head fades to that of the shoulders
+NECK_TOP, NECK_END = -112, -165  # mm; between these heights the rotation of the head fades to that of the shoulders
 
 
 class MeanHead:
@@ -92,7 +92,7 @@ class MeanHead:
         line = np.stack([np.interp(np.linspace(0, 18, 4000), np.arange(19), column) for column in PROFILE.T])
         kernel = np.hanning(361)
         line = np.stack([np.convolve(np.pad(q, 180, "edge"), kernel / kernel.sum(), "valid") for q in line])
-        # rows are dense where there is much to see: most of all between the lips, which can open
+        # rows are dense where there is detail, most of all between the lips, which can open
         high = line[0, 1:]
         dense = 0.42 + 0.25 * ((high < 45) & (high > -120)) + 0.2 * gauss(high, 0, 12, 0, 16, 1)
         dense += 7 * np.exp(-(((high + 65) / 1.0) ** 2))
@@ -149,7 +149,7 @@ class MeanHead:
 
 
 def ear_patch(grain: float) -> np.ndarray:
-    """One ear of half height 1 on a polar grid (4, rings, spokes): how far back, up and out, and its shading."""
+    """One ear of half height 1 on a polar grid (4, rings, spokes): offsets back, up and outwards, and its shading."""
     r = np.linspace(0.06, 1, round(13 * grain), dtype=f32)[:, None]
     t = np.linspace(0, 2 * np.pi, round(52 * grain), dtype=f32)
     back, up = 0.40 + 0.5 * r * np.cos(t) * (1 + 0.22 * np.sin(t)), r * np.sin(t)
@@ -168,7 +168,7 @@ def mean_head(size: int = 160) -> MeanHead:
 
 @dataclass(frozen=True)
 class Identity:
-    """What makes a person: every random number that lasts, drawn from the person's own stream."""
+    """A person: every random number that stays the same in all pictures, drawn from the person's own stream."""
 
     shape: np.ndarray  # (K,) heights of BUMPS in standard deviations
     scale: float  # size of the head, 1 = average
@@ -216,9 +216,9 @@ def person(seed: int, subject: int, knobs: Knobs) -> tuple[Identity, np.ndarray]
 
 
 def vary(surface: np.ndarray, head: MeanHead, rng: np.random.Generator, mm: float) -> None:
-    """Add waves of 60, 25 and 12 mm length to a surface (3, R, C), in place: differences that no bump describes.
+    """Add waves of 60, 25 and 12 mm length to a surface (3, R, C), in place, for differences that no bump describes.
 
-    Faces are symmetric for the most part: every wave is the sum of a symmetric one and a weaker asymmetric one.
+    Faces are mostly symmetric, so every wave is the sum of a symmetric wave and a weaker asymmetric one.
     """
     proportions = 1 + 0.01 * mm * np.clip(rng.standard_normal(3), -2, 2)
     shade = head.front * smoothstep(-112, -95, head.height)

@@ -1,7 +1,7 @@
-"""A person on one day: skin, eyes, brows and hair painted on the head, and the room the person sits in.
+"""A sitting: a person on one day, with skin, eyes, brows and hair painted on the head, and the room around.
 
-Colours are sRGB in 0..1 until the end, when the albedo becomes linear. All masks are (R, C) arrays on the grid of the
-mean head (people.py), so paint follows shape and expression.
+Colours are sRGB in 0..1 until the last step, in which the albedo becomes linear. All masks are (R, C) arrays on the
+grid of the mean head (people.py), so paint follows shape and expression.
 """
 
 from dataclasses import dataclass
@@ -28,11 +28,11 @@ def colour_between(colours: list[tuple[float, float, float]], t: float) -> np.nd
 
 @dataclass(frozen=True)
 class Sitting:
-    """A person on one day: the surface with hair, the albedo, the room and its light."""
+    """A person in one session: the surface with hair, the albedo, the room and its light."""
 
     surface: np.ndarray  # (3, R, C) float32 mm
     albedo: np.ndarray  # (3, R, C) float32, linear
-    ear_size: float  # mm, half the height; 0: under the hair
+    ear_size: float  # mm, half the height of an ear; 0: the ears are under the hair
     wall: np.ndarray  # (3,) linear colour behind the person
     wall_field: np.ndarray  # (5, 5) lattice of the light on the wall
     behind: float  # mm from the head's origin to the wall
@@ -42,20 +42,20 @@ class Sitting:
 
 
 class Paint:
-    """An sRGB image (3, R, C) on the grid of the head, with the two strokes that painting needs."""
+    """An sRGB image (3, R, C) on the grid of the head, with the two operations that painting needs."""
 
     def __init__(self, colour: np.ndarray, shape: tuple[int, int]):
         self.image = np.empty((3, *shape), f32)
         self.image[:] = np.asarray(colour, f32)[:, None, None]
 
     def cover(self, mask: np.ndarray, colour: Any, strength: float = 1.0) -> None:
-        """Lay `colour` (3,) over the mask (R, C), which is cut to 0..1."""
+        """Blend `colour` (3,) over the image where the mask (R, C) is set; the mask is clipped to 0..1."""
         share = np.clip(mask, 0, 1) * f32(strength)
         for channel, value in zip(self.image, colour, strict=True):
             channel += share * (f32(value) - channel)
 
     def shade(self, mask: np.ndarray, factor: Any) -> None:
-        """Multiply the image by `factor` (3,) where the mask (R, C), cut to 0..1, is 1."""
+        """Multiply the image by `factor` (3,) where the mask (R, C), clipped to 0..1, is 1."""
         mask = np.clip(mask, 0, 1)
         for channel, value in zip(self.image, factor, strict=True):
             channel *= 1 - mask * f32(1 - value)
@@ -156,7 +156,7 @@ def paint_hair(paint: Paint, head: MeanHead, who: Identity, hair: np.ndarray, gr
 
 
 def hair_volume(head: MeanHead, who: Identity, mask: np.ndarray, length: int) -> np.ndarray:
-    """How far the hair stands off the head, (R, C) mm: nothing at the edge of the mask, more within."""
+    """The thickness of the hair, (R, C) mm, which grows from 0 at the edge of the mask inwards."""
     volume, deep = mask, 3 + 2 * length * who.style[4]
     for _ in range(round(8 * (len(mask) / 209) ** 2)):
         volume = blurred(volume, 1 / 3)
@@ -168,7 +168,7 @@ def hair_volume(head: MeanHead, who: Identity, mask: np.ndarray, length: int) ->
 
 @lru_cache(maxsize=8)
 def sitting(seed: int, subject: int, session: int, knobs: Knobs) -> Sitting:
-    """The Sitting of a person in a session; it is a function of these numbers alone."""
+    """The Sitting of a person in a session; it depends on these arguments alone."""
     who, surface = person(seed, subject, knobs)
     head, t, drift = mean_head(knobs.size), who.tone, knobs.drift
     rng = np.random.default_rng([seed, 2, subject, session])
