@@ -1,6 +1,7 @@
 """Backbones: networks that turn an image into a feature map, and whose first layer can take more than three channels."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import timm
 import torch
@@ -12,7 +13,7 @@ from ..base.errors import UserError
 from .weights import locate, read_state
 
 # A ResNet-10 of half width with a stem of three small convolutions: 1.2 million parameters, and 0.5 in the neck
-SMALL = {"layers": (1, 1, 1, 1), "channels": (32, 64, 128, 256), "stem_type": "deep", "stem_width": 16}
+SMALL: dict[str, Any] = {"layers": (1, 1, 1, 1), "channels": (32, 64, 128, 256), "stem_type": "deep", "stem_width": 16}
 GRID = 4  # a neck averages the last feature map to 4 x 4 places, because eyes, nose and mouth lie at fixed places
 
 
@@ -25,8 +26,9 @@ class Facenet(nn.Sequential):
     num_features = 1792
     smallest = 75  # px: the feature map of a smaller image would be empty
     own_neck = ("avgpool_1a", "last_linear", "last_bn")
+    own_size = 512  # dimensions of the embedding that its own neck gives
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         for name, layer in InceptionResnetV1().named_children():
             self.add_module(name, layer)
@@ -47,12 +49,15 @@ class Facenet(nn.Sequential):
         return image
 
 
-def grid_of(backbone: nn.Module) -> int:
+Backbone = ResNet | Facenet
+
+
+def grid_of(backbone: Backbone) -> int:
     """The number of places along a side to which a neck averages: 1 for facenet, which was trained so, else GRID."""
     return 1 if isinstance(backbone, Facenet) else GRID
 
 
-def make_backbone(name: str, channels: int, init: str | Path = "scratch", depth_stem: str | None = None) -> nn.Module:
+def make_backbone(name: str, channels: int, init: str | Path = "scratch", depth_stem: str | None = None) -> Backbone:
     """A network without its classifier for images of `channels` channels.
 
     init: the weights to start from, as for `Embedder`. depth_stem: given where the channels are those of colour and
@@ -72,15 +77,16 @@ def make_backbone(name: str, channels: int, init: str | Path = "scratch", depth_
     return backbone
 
 
-def _new_backbone(name: str, channels: int) -> nn.Module:
+def _new_backbone(name: str, channels: int) -> Backbone:
     if name == "small":
-        return ResNet(BasicBlock, num_classes=0, in_chans=channels, **SMALL)
+        # timm annotates the block as an instance, and takes the class
+        return ResNet(BasicBlock, num_classes=0, in_chans=channels, **SMALL)  # type: ignore[arg-type]
     if name == "facenet":
         backbone = Facenet()
         if channels != 3:
             widen_stem(backbone, channels, "fresh", kept=0)
         return backbone
-    return timm.create_model(name, pretrained=False, in_chans=channels, num_classes=0)
+    return cast(ResNet, timm.create_model(name, pretrained=False, in_chans=channels, num_classes=0))
 
 
 def widen_stem(backbone: nn.Module, channels: int, start: str = "mean", kept: int = 3) -> None:

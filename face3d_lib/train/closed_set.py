@@ -15,10 +15,11 @@ LabelledRows = tuple[np.ndarray, np.ndarray]  # rows of a pack (n,), and the cla
 
 def classify(loss: nn.Module, embeddings: torch.Tensor) -> torch.Tensor:
     """(B,) int64: the class to which the loss's weights give the highest logit; -1 for a loss without `get_logits`."""
-    if not hasattr(loss, "get_logits"):
+    get_logits = getattr(loss, "get_logits", None)
+    if get_logits is None:
         return torch.full((len(embeddings),), -1, device=embeddings.device)
     with torch.no_grad(), torch.autocast(embeddings.device.type, enabled=False):
-        return loss.get_logits(embeddings.float()).argmax(1)
+        return get_logits(embeddings.float()).argmax(1)
 
 
 def vectors_of(embedder: Embedder, pack: Pack, rows: np.ndarray, batch_size: int = 128) -> torch.Tensor:

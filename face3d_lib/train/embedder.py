@@ -15,9 +15,9 @@ from torch import nn
 
 from ..base.errors import UserError
 from ..data.pack import Batch
-from .backbones import Facenet, grid_of, make_backbone
+from .backbones import Backbone, Facenet, grid_of, make_backbone
 from .encodings import ENCODINGS
-from .fusion import FUSIONS, make_neck, zero_absent
+from .fusion import FUSIONS, Fusion, make_neck, zero_absent
 
 IMAGENET = (
     (0.485, 0.456, 0.406),
@@ -60,12 +60,14 @@ class Architecture:
 class Branch(nn.Module):
     """A backbone and its neck: maps an image (B, channels, H, W) to a feature map (B, C, h, w) and an embedding (B, D)."""
 
-    def __init__(self, backbone: nn.Module, embedding_size: int):
+    def __init__(self, backbone: Backbone, embedding_size: int):
         super().__init__()
         self.backbone = backbone
         own = backbone.take_neck() if isinstance(backbone, Facenet) else None
-        fits = own is not None and own[-1].num_features == embedding_size
-        self.neck = own if fits else make_neck(backbone.num_features, embedding_size, grid_of(backbone))
+        if own is not None and embedding_size == Facenet.own_size:
+            self.neck = own
+        else:
+            self.neck = make_neck(backbone.num_features, embedding_size, grid_of(backbone))
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         features = self.backbone.forward_features(image)
@@ -87,6 +89,11 @@ class Embedder(nn.Module):
     the state dict of the three-channel backbone. UserError: the weights do not fit the backbone.
     """
 
+    mean: torch.Tensor
+    deviation: torch.Tensor
+    branch: nn.ModuleList
+    fusion: Fusion  # only where there are two branches
+
     def __init__(self, architecture: Architecture, init: str | Path = "scratch"):
         super().__init__()
         self.architecture = a = architecture
@@ -99,16 +106,17 @@ class Embedder(nn.Module):
         stem = a.depth_stem if early else None
         backbones = (make_backbone(a.backbone, c, init, stem) for c in channels)
         size = a.embedding_size // (FUSIONS[a.fusion].parts if len(channels) > 1 else 1)
-        self.branch = nn.ModuleList(Branch(backbone, size) for backbone in backbones)
+        branches = [Branch(backbone, size) for backbone in backbones]
+        self.branch = nn.ModuleList(branches)
         if len(channels) > 1:
-            backbone = self.branch[0].backbone
+            backbone = branches[0].backbone
             self.fusion = FUSIONS[a.fusion](backbone.num_features, a.embedding_size, grid_of(backbone))
 
     def inputs(self, batch: Batch, present: torch.Tensor | None = None) -> list[torch.Tensor]:
         """One image (B, channels, H, W) float32 for each branch.
 
         present: (B, 2) bool, which of colour and depth each pair has; from `present_modalities`. It is used where
-        colour and depth are channels of one branch: a channel that a pair lacks is 0.
+        colour and depth are channels of one branch: a channel that a pair lacks is 0. ValueError: it is missing there.
         """
         parts = []
         if self.architecture.modality != "depth":
@@ -117,6 +125,8 @@ class Embedder(nn.Module):
             encode = ENCODINGS[self.architecture.encoding].function
             parts.append(self.resize(encode(batch.depth, batch.depth_per_px)))
         if len(self.branch) < len(parts):
+            if present is None:
+                raise ValueError("fusion early needs `present`, which tells the modalities that each pair has")
             parts = [torch.cat([zero_absent(part, present[:, i]) for i, part in enumerate(parts)], 1)]
         return [part.contiguous(memory_format=torch.channels_last) for part in parts]
 

@@ -166,7 +166,7 @@ def _prepare(
     """Everything on its device, filled from last.pt where there is one."""
     folder = Path(broadcast_object_list([str(folder)])[0])  # all processes use the folder of rank 0
     folder.mkdir(parents=True, exist_ok=True)
-    objective.to(accelerator.device, memory_format=torch.channels_last)
+    objective.to(accelerator.device).to(memory_format=torch.channels_last)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(objective)  # torch offers it for GPUs only
     optimizer = make_optimizer(objective, settings)

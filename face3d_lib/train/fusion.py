@@ -72,7 +72,9 @@ class Joined(Fusion, nn.Sequential):
     def __init__(self, features: int, embedding_size: int, grid: int):
         super().__init__(nn.Linear(2 * embedding_size, embedding_size, bias=False), nn.BatchNorm1d(embedding_size))
 
-    def forward(self, maps: Tensors, embeddings: Tensors, present: torch.Tensor) -> torch.Tensor:
+    def forward(  # type: ignore[override]  # a design takes three arguments, and its layers take one
+        self, maps: Tensors, embeddings: Tensors, present: torch.Tensor
+    ) -> torch.Tensor:
         return super().forward(torch.cat([zero_absent(e, present[:, i]) for i, e in enumerate(embeddings)], 1))
 
 

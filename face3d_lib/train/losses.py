@@ -12,10 +12,14 @@ Margins of the losses in this file are angles in degrees. Those of pytorch-metri
 """
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+if TYPE_CHECKING:  # importing it takes a second, and a softmax does without it
+    from pytorch_metric_learning.losses import LargeMarginSoftmaxLoss
 
 NEAR_ONE = 1 - 1e-6  # the largest cosine, of an angle of 0.08 degrees: at 1 the slope of the arc cosine is infinite
 
@@ -24,8 +28,9 @@ class WatchedLoss(nn.Module):
     """A loss that averages diagnostic values over batches; subclasses name them in `watches`."""
 
     watches: tuple[str, ...] = ()
+    watched: torch.Tensor
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.register_buffer("watched", torch.zeros(2, len(self.watches), dtype=torch.float64))  # sums and counts
 
@@ -140,6 +145,8 @@ class AdaFaceLoss(CosineLoss):
     """
 
     watches = ("angle_deg", "norm", "norm_sd")
+    norm_mean: torch.Tensor
+    norm_sd: torch.Tensor
 
     def __init__(
         self,
@@ -237,8 +244,9 @@ class MarginLoss(WatchedLoss):
     """
 
     watches = ("angle_deg", "angle_other_deg")
+    batches: torch.Tensor
 
-    def __init__(self, loss: nn.Module, warmup: int = 0, most: float = 1.0):
+    def __init__(self, loss: "LargeMarginSoftmaxLoss", warmup: int = 0, most: float = 1.0):
         super().__init__()
         self.loss, self.warmup, self.most = loss, warmup, most
         self.register_buffer("batches", torch.tensor(0))

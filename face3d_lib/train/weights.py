@@ -87,9 +87,10 @@ def download(source: Source, path: Path) -> None:
                     f"{source.url}: what came is not the released file ({reason}): {_by_hand(source, path)}"
                 )
     except (OSError, ValueError) as error:  # requests raises both
-        while error.__context__ is not None:  # down to what failed first, which says most in the fewest words
-            error = error.__context__
-        reason = " ".join(str(error).split())
+        first: BaseException = error
+        while first.__context__ is not None:  # down to what failed first, which says most in the fewest words
+            first = first.__context__
+        reason = " ".join(str(first).split())
         raise UserError(f"{source.url}: no download ({reason}): {_by_hand(source, path)}") from None
 
 
