@@ -45,8 +45,8 @@ test-full: env ## the unit tests with the full counts of the reliability matrix 
 lab: env ## JupyterLab on the project; what is run is kept in runs/, and notebooks/ stays clean
 	JUPYTER_CONFIG_PATH="$(CURDIR)" $(BIN)/jupyter lab
 
-lint: env ## ruff on library, tests and notebooks
-	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+lint: env ## ruff on library, tests and notebooks; mypy on the library
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 format: env ## let ruff and nbstripout put things in order
 	$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format -q . ; $(BIN)/nbstripout --keep-count --keep-id notebooks/*.ipynb

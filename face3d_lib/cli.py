@@ -34,18 +34,18 @@ def run(
     notebook: Annotated[str, typer.Argument(help="a notebook, such as 30_train_softmax")],
     name: Annotated[str, typer.Argument(metavar="RUN", help="run: a folder below runs/, such as demo or demo/rgb")],
     parameter: Annotated[
-        list[str], typer.Option("-p", metavar="NAME=VALUE", help="set a parameter; repeat for more")
-    ] = (),
+        list[str] | None, typer.Option("-p", metavar="NAME=VALUE", help="set a parameter; repeat for more")
+    ] = None,
     file: Annotated[
         Path | None,
         typer.Option("-f", exists=True, help="YAML file of parameters; a list of them is run in turn"),
     ] = None,
-):
+) -> None:
     """Run one notebook with papermill. A mistyped parameter is an error, and the exit code is 0 only if every cell ran."""
     from .runs.parameters import parse_parameters, read_grid
     from .runs.runner import run_grid
 
-    raise typer.Exit(run_grid(notebook, name, parse_parameters(parameter), read_grid(file)))
+    raise typer.Exit(run_grid(notebook, name, parse_parameters(parameter or []), read_grid(file)))
 
 
 @app.command()
@@ -55,7 +55,7 @@ def sweep(
     ],
     name: Annotated[str, typer.Argument(metavar="RUN", help="run that holds the data and, nested, all runs")],
     jobs: Annotated[int, typer.Option(min=1, help="runs side by side")] = 1,
-):
+) -> None:
     """Train many settings over one data set; what is done is not done again, and a failure does not stop the others."""
     from .runs.sweep import run_sweep
 
@@ -81,7 +81,7 @@ def demo(
     mode: Mode = "template",
     epochs: Annotated[int, typer.Option(min=0, help="of training; 0 = as the demo does")] = 0,
     seed: Annotated[int, typer.Option(help="of split and training")] = 0,
-):
+) -> None:
     """Run the numbered notebooks in order and end with a table. Killed and started again, it goes on where it was."""
     from .demo import run_demo
 
@@ -94,7 +94,7 @@ def figures(
     runs: Annotated[
         list[str] | None, typer.Argument(metavar="RUN...", help="runs of synthetic faces; without any default and demo")
     ] = None,
-):
+) -> None:
     """Copy the figures of runs into figures/, which git tracks. Refused unless every face in them is a synthetic one."""
     from .publish import publish
 
@@ -109,7 +109,7 @@ def synthesise(
     images_per_session: Annotated[int, typer.Option(help="pictures of each person in each of two sessions")] = 8,
     seed: int = 0,
     workers: Annotated[int, typer.Option(min=0, help="processes; 0 = one for each core")] = 0,
-):
+) -> None:
     """Make synthetic RGB-D faces."""
     from .synthetic.dataset import make_dataset
 
@@ -135,7 +135,7 @@ def align(
     depth_unit: Unit = "",
     larger_is: Direction = "",
     depth_scale: Scale = None,
-):
+) -> None:
     """Find faces and warp colour and depth alike. Kill it anywhere and start it again: the same files come out."""
     from .data.alignment import align_folder
     from .data.convention import read_convention
@@ -177,7 +177,7 @@ def split(
     ] = None,
     min_images: Annotated[int, typer.Option(min=1, help="a person with fewer pictures goes to dirty.csv")] = 3,
     seed: int = 0,
-):
+) -> None:
     """Write train, eval, test and dirty csv of an aligned folder (and gallery, probe, unknown for people not trained on)."""
     from dataclasses import fields
 
@@ -204,7 +204,7 @@ def identify(
     larger_is: Direction = "",
     depth_scale: Scale = None,
     picture: Annotated[Path | None, typer.Option(help="write probe and best match side by side to this PNG")] = None,
-):
+) -> None:
     """Whose face is this? Says who is accepted, or that nobody is, with the score and the nearest of the enrolled."""
     from .serve.identify import check_target, existing, identify, write_comparison
 
@@ -227,7 +227,7 @@ def identify(
 def forget(
     person: Annotated[str, typer.Argument(help="name of the enrolled person")],
     name: Annotated[str, typer.Option("--run", help="run whose gallery is changed")] = "demo",
-):
+) -> None:
     """Delete a person from a gallery: the template, the name and the names of pictures leave its files."""
     from .serve.gallery import forget
     from .serve.identify import gallery_folder

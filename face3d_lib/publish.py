@@ -71,7 +71,7 @@ def _doubt_about_parameters(record: dict, notebook: Path) -> str:
     """A parameter of free text must have the notebook's or the plan's value, or name what the record says was read."""
     fields, plan = parameter_model(notebook).model_fields, planned(record["run"], record["stage"]).parameters
     for name, field in fields.items():
-        texts, value = "str" in field.title.partition("Literal")[0], record["parameters"].get(name)
+        texts, value = "str" in (field.title or "").partition("Literal")[0], record["parameters"].get(name)
         if name == "run" or not texts or value in (field.default, plan.get(name, field.default)):
             continue
         for text in value if isinstance(value, list) else [value]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 
 from ..base.atomic import plain
 from ..base.errors import UserError
@@ -128,7 +129,7 @@ def _closed_set(network: Trained, packed: Pack, division: Splits) -> tuple[Embed
     return found[0], found[1]
 
 
-def _right(pair_ids, people, named) -> pd.Series:
+def _right(pair_ids: ArrayLike, people: ArrayLike, named: ArrayLike) -> pd.Series:
     index = pd.MultiIndex.from_arrays([pair_ids, people], names=["pair_id", "cls_name"])
     return pd.Series(np.asarray(people) == np.asarray(named), index)
 

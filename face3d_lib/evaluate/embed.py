@@ -29,7 +29,7 @@ class Embeddings:
     subject_ids: np.ndarray  # (N,) str
     vectors: np.ndarray  # (N, D) float32, unit length
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.pair_ids)
 
     def select(self, pair_ids: Iterable[str]) -> "Embeddings":

@@ -267,7 +267,7 @@ def overview(
     figure = plt.figure(figsize=(10, 7.4))
     columns = max(1, len(rgb))
     ratios = [2 * 10 / max(5, columns) + 0.1, 7.3 - 20 / max(5, columns)]
-    above, below = np.ravel(figure.subfigures(2, 1, height_ratios=ratios))
+    above, below = figure.subfigures(2, 1, height_ratios=ratios, squeeze=False)[:, 0]
     axes = above.subplots(2, columns, gridspec_kw={"wspace": 0.02, "hspace": 0.02}, squeeze=False)
     for column in range(len(rgb)):
         show_rgb(axes[0, column], rgb[column])
@@ -295,13 +295,13 @@ def overview(
     return figure
 
 
-def _chance(ax, x, y) -> None:
+def _chance(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
     """The chance line, once for the first system on these axes."""
     if not ax.lines:
         ax.plot(x, y, color="#AAAAAA", linewidth=1.2, linestyle=(0, (1, 1)), label="chance")
 
 
-def _widen(ax, far: float) -> None:
+def _widen(ax: Axes, far: float) -> None:
     """Let the log axis begin at the smallest FAR that any of its curves can show."""
     before = ax.get_xlim()[0] if len(ax.lines) > 2 else 1.0
     ax.set_xlim(min(before, far, 0.5), 1)

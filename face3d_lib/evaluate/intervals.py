@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .metrics import Roc, curves_of, flat, subject_numbers
 from .scores import Trials, require_same_trials
@@ -93,7 +94,7 @@ def _one_kind(trials: Trials) -> str:
     return "" if genuine and impostor else f"{genuine} genuine and {impostor} impostor comparisons; both are needed"
 
 
-def _draws(trials: Trials, n_replicates: int, seed: int):
+def _draws(trials: Trials, n_replicates: int, seed: int) -> np.ndarray:
     n_subjects = max((int(side.max(initial=-1)) for side in subject_numbers(trials)), default=-1) + 1
     return _multiplicities(n_subjects, n_replicates, seed)
 
@@ -106,7 +107,7 @@ def _multiplicities(n_subjects: int, n_replicates: int, seed: int) -> np.ndarray
     return rng.multinomial(n_subjects, np.full(n_subjects, 1 / n_subjects), n_replicates).astype(np.float64)
 
 
-def _interval(value, values, n_subjects: int, level: float, least: int, reason: str = "") -> Interval:
+def _interval(value: float, values: ArrayLike, n_subjects: int, level: float, least: int, reason: str = "") -> Interval:
     """The interval of the replicates' `values`, where at least `least` people make it mean something."""
     values = np.asarray(values, float)
     if not reason and n_subjects < least:

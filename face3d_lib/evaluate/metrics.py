@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from .scores import FAILED, Trials, fuse_trials
 
@@ -312,12 +313,18 @@ def best_weight(first: Trials, second: Trials, n_steps: int = 101) -> float:
 class Curve:
     """Scores that are sorted once, so that each replicate of a bootstrap costs two counts and two sums."""
 
-    def __init__(self, score, same, subject_a=None, subject_b=None):
+    def __init__(
+        self,
+        score: np.ndarray,
+        same: np.ndarray,
+        subject_a: np.ndarray | None = None,
+        subject_b: np.ndarray | None = None,
+    ):
         distinct, place = np.unique(score, return_inverse=True)
         self.threshold = np.concatenate([[np.inf], distinct[::-1].astype(np.float64)])
         place = len(distinct) - 1 - place  # 0 = highest score
         self.genuine, self.impostor = place[same], place[~same]
-        if subject_a is not None:
+        if subject_a is not None and subject_b is not None:
             self.genuine_subject = subject_a[same]
             self.impostor_subjects = subject_a[~same], subject_b[~same]
             self.n_subjects = len(np.unique(np.concatenate([subject_a, subject_b])))
@@ -342,7 +349,7 @@ class Curve:
             len(self.impostor),
         )
 
-    def _share(self, place, weight):
+    def _share(self, place: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
         """Share of the weight at or above each threshold, (K,); NaN where nothing is weighed."""
         if not len(place):
             return np.full(len(self.threshold), np.nan)
@@ -371,7 +378,7 @@ def flat(values: np.ndarray, name: str) -> np.ndarray:
     return values
 
 
-def _finite(values, name: str) -> np.ndarray:
+def _finite(values: ArrayLike, name: str) -> np.ndarray:
     values = np.asarray(values, np.float64)
     if not np.isfinite(values).all():
         bad = values.size - np.isfinite(values).sum()
@@ -379,7 +386,7 @@ def _finite(values, name: str) -> np.ndarray:
     return values
 
 
-def _per_subject(scores, gallery_subjects):
+def _per_subject(scores: ArrayLike, gallery_subjects: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Scores (P, C) by subject, the best of each one's templates, and the subjects' names (C,) sorted."""
     scores, subjects = _finite(scores, "scores"), np.asarray(gallery_subjects)
     if scores.ndim != 2 or scores.shape[1] != len(subjects):

@@ -200,7 +200,7 @@ def png_of(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def _picture(ax, title, image, **how):
+def _picture(ax: Axes, title: str, image: np.ndarray, **how: Any) -> Axes:
     ax.imshow(image, **how)
     ax.set(xticks=[], yticks=[], title=literal(title))
     ax.grid(visible=False)
@@ -208,7 +208,7 @@ def _picture(ax, title, image, **how):
     return ax
 
 
-def _tints(rgb, grey, levels: int = 32) -> list:
+def _tints(rgb: np.ndarray, grey: np.ndarray, levels: int = 32) -> list:
     """A plotly colour scale that gives each grey level the mean colour of its pixels."""
     level = grey.astype(int) * levels // 256
     count = np.bincount(level.ravel(), minlength=levels)

@@ -35,7 +35,7 @@ class Trials:
     pair_ids: np.ndarray  # (E,) str
     subject_ids: np.ndarray  # (E,) str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not len(self.score) == len(self.a) == len(self.b):
             raise ValueError(f"trials: {len(self.score)} scores for {len(self.a)} and {len(self.b)} sides")
         if not np.isfinite(self.score).all():
@@ -183,8 +183,8 @@ def fuse_trials(systems: Sequence[Trials], weights: Sequence[float]) -> Trials:
     return replace(systems[0], score=fuse([trials.score for trials in systems], weights))
 
 
-def require_same_trials(*systems) -> None:
-    """Raise ValueError unless all `systems` (Trials) compared the same pairs in the same order."""
+def require_same_trials(*systems: Trials) -> None:
+    """Raise ValueError unless all `systems` compared the same pairs in the same order."""
     first = systems[0]
     for other in systems[1:]:
         for left, right in (
@@ -197,13 +197,13 @@ def require_same_trials(*systems) -> None:
                 raise ValueError("the systems made different trials: embed the same pairs, and use one pairs table")
 
 
-def _all_sides(n: int):
+def _all_sides(n: int) -> tuple[np.ndarray, np.ndarray]:
     if n > MAX_ALL_VS_ALL:
         raise UserError(f"{n} embeddings make {n * (n - 1) // 2:.1e} trials: give a table of pairs (pairs.csv)")
     return np.triu_indices(n, 1)
 
 
-def _sides_of_table(pairs, pair_ids):
+def _sides_of_table(pairs: "pd.DataFrame", pair_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     row_of = {pair_id: row for row, pair_id in enumerate(pair_ids.tolist())}
     named = [*pairs["pair_id_a"], *pairs["pair_id_b"]]
     missing = sorted({name for name in named if name not in row_of})
@@ -220,7 +220,7 @@ def _sides_of_table(pairs, pair_ids):
     return a, b
 
 
-def _same_of_table(pairs) -> np.ndarray:
+def _same_of_table(pairs: "pd.DataFrame") -> np.ndarray:
     meaning = {"1": True, "0": False, True: True, False: False}
     try:
         return np.array([meaning[value] for value in pairs["same"]], bool)

@@ -9,8 +9,10 @@ real face can be committed by an autosave, and `git status` shows nothing but tr
 
 import copy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nbformat
+from nbformat import NotebookNode
 
 from ..base import paths
 from ..base.atomic import write_text
@@ -20,8 +22,11 @@ from .parameters import model_of_cells
 from .plan import PLAN
 from .record import read_record
 
+if TYPE_CHECKING:
+    from jupyter_server.services.contents.filemanager import FileContentsManager
 
-def before_save(model: dict, path: str, contents_manager, **_) -> None:
+
+def before_save(model: dict, path: str, contents_manager: "FileContentsManager", **_: object) -> None:
     """The pre_save_hook of Jupyter's contents manager: `model["content"]` becomes what is written to `path`."""
     file = Path(contents_manager.root_dir).resolve() / path
     ours = file.parent == paths.NOTEBOOKS and file.stem in {stage.notebook for stage in PLAN}
@@ -34,7 +39,7 @@ def before_save(model: dict, path: str, contents_manager, **_) -> None:
     model["content"] = merged(shown, kept, other_run=run != run_of(kept))
 
 
-def run_of(notebook) -> str:
+def run_of(notebook: NotebookNode) -> str:
     """The run that a notebook's cell of parameters names; "" where that cell cannot be read."""
     try:
         return model_of_cells(notebook.cells, "the notebook").model_fields["run"].default
@@ -42,7 +47,7 @@ def run_of(notebook) -> str:
         return ""
 
 
-def merged(shown, kept, other_run: bool):
+def merged(shown: NotebookNode, kept: NotebookNode, other_run: bool) -> NotebookNode:
     """The notebook to write: the cells of `shown` with the outputs and execution counts of `kept`.
 
     With `other_run` the parameters are those of `kept`, too.
@@ -53,14 +58,14 @@ def merged(shown, kept, other_run: bool):
         old = before.get(cell.get("id"))
         cell.metadata = copy.deepcopy(old.metadata) if old else cell.metadata
         if cell.cell_type == "code":
-            same = old is not None and old.cell_type == "code"
-            cell.outputs, cell.execution_count = (old.outputs, old.execution_count) if same else ([], None)
+            code = old if old is not None and old.cell_type == "code" else None
+            cell.outputs, cell.execution_count = (code.outputs, code.execution_count) if code else ([], None)
         if other_run and old is not None and "parameters" in old.metadata.get("tags", []):
             cell.source = old.source
     return result
 
 
-def _keep_in_run(shown, run: str, stage: str) -> None:
+def _keep_in_run(shown: NotebookNode, run: str, stage: str) -> None:
     """Write the notebook with its outputs to runs/<run>/<stage>/<stage>.ipynb, if it ran by hand as that stage."""
     try:
         folder = run_folder(run) / stage

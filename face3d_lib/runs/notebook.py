@@ -15,6 +15,7 @@ import threading
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 
@@ -56,7 +57,8 @@ class Run:
         self.stage, self.run = stage, str(namespace.get("run", "default"))
         self.folder = run_folder(self.run) / stage
         self.by_hand = setting("FACE3D_RUNNER") != str(self.folder)  # not started by `run_notebook`
-        self._namespace, self._pid, self._thread_errors = namespace, os.getpid(), []
+        self._namespace, self._pid = namespace, os.getpid()
+        self._thread_errors: list[str] = []
         self._notebook = self._own_notebook()
         if self.by_hand:
             self._adopt()
@@ -94,6 +96,8 @@ class Run:
         if (record := read_record(folder))["status"] != "done":
             self._make(name, record)
             folder = find_stage(self.run, name)
+        if folder is None:
+            raise UserError(f"{name} was made, and its folder is gone again: run this cell once more")
         for upstream in outdated(read_record(folder)):
             print(f"note: {name} was made before the present {upstream}; run it again to bring it up to date")
         where, sha256 = folder.relative_to(paths.RUNS).as_posix(), read_record(folder).get("result_sha256")
@@ -192,11 +196,11 @@ class Run:
         self._signals.enter_context(stopping_signals(self._on_signal, PREEMPTING))  # SIGINT interrupts a cell
         atexit.register(self._on_exit)
 
-    def _on_thread_error(self, failure) -> None:
+    def _on_thread_error(self, failure: threading.ExceptHookArgs) -> None:
         self._thread_errors.append(f"{failure.exc_type.__name__}: {failure.exc_value}")
         self._previous_hook(failure)
 
-    def _on_signal(self, number: int, frame) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         ours = os.getpid() == self._pid  # forked workers inherit the handler: they just end
         if ours and self.preempted:
             return  # saving has begun; if it takes too long, the runner or the sender of the signal kills the process
@@ -252,9 +256,10 @@ def _wait_for_another(name: str, folder: Path) -> bool:
 
 def _run_visibly(notebook: Path, job: Job) -> int:
     """Run a notebook in its own process, show its progress in one line that is renewed, and return its exit code."""
-    command = [sys.executable, "-m", "face3d_lib.cli", "run", notebook, job.run, *as_words(job.parameters)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    child = subprocess.Popen(command, cwd=ROOT, env=child_environment(FACE3D_PROGRESS="1"), **pipes)
+    command = [sys.executable, "-m", "face3d_lib.cli", "run", str(notebook), job.run, *as_words(job.parameters)]
+    env = child_environment(FACE3D_PROGRESS="1")
+    child = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert child.stdout is not None  # Popen says so of every pipe that it was asked for
     shown = ""
     try:
         told = io.TextIOWrapper(

@@ -6,10 +6,15 @@ import io
 import keyword
 import tokenize
 from pathlib import Path
-from typing import Annotated, Literal
+from types import GenericAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from ..base import paths
 from ..base.errors import UserError, first_line
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+    from pydantic.fields import FieldInfo
 
 
 def find_notebook(name: str | Path) -> Path:
@@ -32,32 +37,32 @@ def read_cells(notebook: Path) -> list:
         raise UserError(f"{notebook}: not a readable notebook ({first_line(str(error))})") from None
 
 
-def parameter_model(notebook: Path):
+def parameter_model(notebook: Path) -> "type[BaseModel]":
     """The pydantic model of a notebook's parameters; see `model_of_cells`."""
     return model_of_cells(read_cells(notebook), notebook.name)
 
 
-def model_of_cells(cells: list, name: str):
+def model_of_cells(cells: list, name: str) -> "type[BaseModel]":
     """A pydantic model of the cell tagged `parameters`: title = type as written, description = the comment.
 
     Every statement must be `name: type = literal`; anything else there, or no `run: str`, is a UserError, which calls
     the notebook `name`.
     """
-    from pydantic import ConfigDict, Field, create_model
+    from pydantic import ConfigDict, create_model
 
     sources = [c.source for c in cells if "parameters" in c.metadata.get("tags", [])]
     if len(sources) != 1:
         raise UserError(f"{name}: one cell must be tagged `parameters`, {len(sources)} are")
     try:
-        statements, comments, fields = ast.parse(sources[0]).body, trailing_comments(sources[0]), {}
+        statements, comments = ast.parse(sources[0]).body, trailing_comments(sources[0])
     except SyntaxError as error:
         raise UserError(f"{name}: the cell tagged `parameters` is not Python: {error}") from None
+    fields: dict[str, Any] = {}
     for statement in statements:
         try:
-            kind, default = _kind(statement.annotation), ast.literal_eval(statement.value)
-            title, comment = ast.unparse(statement.annotation), comments.get(statement.end_lineno, "")
-            fields[statement.target.id] = (kind, Field(default, title=title, description=comment))
-        except (AttributeError, TypeError, ValueError):
+            parameter, kind, field = _declared(statement, comments)
+            fields[parameter] = (kind, field)
+        except (TypeError, ValueError):
             wrong = ast.unparse(statement).splitlines()[0]
             message = f"{name}: a parameter is `name: type = literal`, not `{wrong}`"
             raise UserError(message) from None
@@ -67,8 +72,19 @@ def model_of_cells(cells: list, name: str):
     return create_model(Path(name).stem, __config__=config, **fields)
 
 
-def _kind(node: ast.expr):
-    """The type that an annotation spells: numbers, text, list, Literal, unions; ValueError for others."""
+def _declared(statement: ast.stmt, comments: dict[int, str]) -> "tuple[str, Any, FieldInfo]":
+    """Name, type and field of a parameter's declaration; ValueError or TypeError where the statement is none."""
+    from pydantic import Field
+
+    match statement:
+        case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation, value=ast.expr() as value):
+            title, comment = ast.unparse(annotation), comments.get(statement.end_lineno or 0, "")
+            return name, _kind(annotation), Field(ast.literal_eval(value), title=title, description=comment)
+    raise ValueError
+
+
+def _kind(node: ast.expr) -> Any:
+    """The type that an annotation spells, as pydantic reads it: numbers, text, list, Literal, unions; ValueError for others."""
     from pydantic import BeforeValidator, Field
 
     number = BeforeValidator(_refuse_bool)
@@ -82,7 +98,7 @@ def _kind(node: ast.expr):
         case ast.Constant(value=None):
             return None
         case ast.Subscript(value=ast.Name(id="list"), slice=inner):
-            return list[_kind(inner)]
+            return GenericAlias(list, (_kind(inner),))
         case ast.Subscript(value=ast.Name(id="Literal"), slice=inner):
             return Literal[ast.literal_eval(inner)]
         case ast.BinOp(op=ast.BitOr(), left=left, right=right):
@@ -90,7 +106,7 @@ def _kind(node: ast.expr):
     raise ValueError
 
 
-def _refuse_bool(value):
+def _refuse_bool(value: object) -> object:
     if isinstance(value, bool):  # pydantic, like Python, takes True for 1
         raise ValueError("not a truth value")
     return value
@@ -102,7 +118,7 @@ def trailing_comments(source: str) -> dict[int, str]:
     return {token.start[0]: token.string.lstrip("# ") for token in tokens if token.type == tokenize.COMMENT}
 
 
-def check_parameters(model, values: dict, strict: bool = False) -> dict:
+def check_parameters(model: "type[BaseModel]", values: dict, strict: bool = False) -> dict:
     """All parameters of a notebook: its defaults, replaced by `values`; text becomes the declared type, unless strict.
 
     UserError names the parameter, its type and the value; for an unknown parameter, the nearest ones and all declared.
@@ -119,12 +135,12 @@ def check_parameters(model, values: dict, strict: bool = False) -> dict:
             declared = [f"  {n}: {f.title} = {f.default!r}  # {f.description}" for n, f in fields.items()]
             raise UserError("\n".join([f"{model.__name__} has no parameter {name}{hint}; it declares", *declared]))
     if not strict:
-        values = {name: _from_text(value, fields[name].title) for name, value in values.items()}
+        values = {name: _from_text(value, fields[name].title or "") for name, value in values.items()}
     try:
         return model.model_validate(values, strict=strict).model_dump()
     except ValidationError as error:
         first = error.errors()[0]
-        name, given = first["loc"][0], first["input"]
+        name, given = str(first["loc"][0]), first["input"]
         wrong = f"{model.__name__}: parameter {name} is {given!r} ({type(given).__name__})"
         raise UserError(f"{wrong}; {fields[name].title} is declared: {first['msg']}") from None
 
@@ -139,7 +155,7 @@ def parameters_for(notebook: Path, run: str, given: dict | None = None) -> dict:
     model = parameter_model(notebook)
     values = check_parameters(model, dict(given or {}) | {"run": run})
     for name in (given or {}).keys() - {"run"}:
-        comment, value = model.model_fields[name].description, values[name]
+        comment, value = model.model_fields[name].description or "", values[name]
         if isinstance(value, str) and value:
             path = Path(value).expanduser()
             if is_folder(model.model_fields[name]) or ("file with " in comment and path.is_file()):
@@ -147,7 +163,7 @@ def parameters_for(notebook: Path, run: str, given: dict | None = None) -> dict:
     return values
 
 
-def is_folder(field) -> bool:
+def is_folder(field: "FieldInfo") -> bool:
     """Whether a field of a parameter model holds a folder: its comment says "folder of ..."."""
     return "folder of " in (field.description or "")
 
@@ -160,7 +176,7 @@ def as_words(parameters: dict) -> list[str]:
     return [word for name, text in texts.items() for word in ("-p", f"{name}={text}")]
 
 
-def _from_text(value, title: str):
+def _from_text(value: object, title: str) -> object:
     """Text of a command line in a form that pydantic reads: "none" is None, and a list may be a,b or [1, 2]."""
     if not isinstance(value, str) or title == "str":
         return value
@@ -190,7 +206,7 @@ def parse_parameters(pairs: list[str]) -> dict[str, str]:
     return values
 
 
-def read_yaml(path: Path):
+def read_yaml(path: Path) -> dict | list | str | None:
     """A YAML file in which every value is the text that is written there, in lists and mappings.
 
     YAML itself would take 010 for 8, 2024-01-01 for a date and 1e-3 for a text. Here a value is later converted to the

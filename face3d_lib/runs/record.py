@@ -152,17 +152,19 @@ def version(package: str) -> str | None:
     """The installed version of a package, None where it is not installed."""
     with suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(package)
+    return None
 
 
 def git_state() -> dict | None:
     """Commit, and whether tracked files differ from it; None outside a git checkout."""
 
-    def git(*words):
+    def git(*words: str) -> str:
         done = subprocess.run(["git", "-C", ROOT, *words], capture_output=True, encoding="utf-8", check=True)
         return done.stdout.strip()
 
     with suppress(OSError, subprocess.CalledProcessError):
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    return None
 
 
 def result_hash(record: dict, folder: Path) -> str:

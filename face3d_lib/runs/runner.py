@@ -17,6 +17,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any, cast
 
 from tqdm import tqdm
 
@@ -28,6 +30,10 @@ from ..base.processes import GRACE_SECONDS, lock, stopping_signals, unlock
 from .folders import run_folder
 from .parameters import find_notebook, parameters_for, read_cells
 from .record import EXIT_CODES, Before, close_record, new_record, read_record, refuse_a_copy, refuse_other_data
+
+if TYPE_CHECKING:
+    from jupyter_client.provisioning import LocalProvisioner
+    from nbformat import NotebookNode
 
 SHOWN_LETTERS = 70  # of the latest line that the kernel reports
 START_SECONDS = 180  # that a kernel may take to start on a busy machine
@@ -49,18 +55,18 @@ class _Kernel:
         from jupyter_client.manager import AsyncKernelManager
 
         class ThisPython(KernelSpecManager):  # a kernelspec "python3" may belong to another Python
-            def get_kernel_spec(self, kernel_name):
+            def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
                 argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
                 metadata = {"supported_encryption": ["curve"]}
                 return KernelSpec(argv=argv, display_name="Python 3", language="python", metadata=metadata)
 
         class Manager(AsyncKernelManager):
-            def client(manager, **options):
+            def client(manager, **options: Any) -> Any:  # jupyter_client itself annotates another class than it makes
                 client = super().client(**options)
                 channel = client.iopub_channel
                 receive = channel.get_msg
 
-                async def receive_and_show(*arguments, **options):
+                async def receive_and_show(*arguments: Any, **options: Any) -> dict[str, Any]:
                     message = await receive(*arguments, **options)
                     self.show(message)
                     return message
@@ -70,7 +76,10 @@ class _Kernel:
 
         self.manager = Manager(kernel_spec_manager=ThisPython(), transport_encryption="auto")
         self.bar = bar
-        self.pid = self.signal = self.timer = self.heard = None
+        self.pid: int | None = None
+        self.signal: signal.Signals | None = None  # the first one, which came at the monotonic time `heard`
+        self.heard = 0.0
+        self.timer: threading.Timer | None = None
         self.left = ""  # the text to the left of tqdm's bar
         self.cell = 0  # the code cell that runs, as Jupyter counts: 1 is In [1]
 
@@ -82,7 +91,7 @@ class _Kernel:
         library = os.pathsep.join(filter(None, [str(ROOT), setting("PYTHONPATH")]))  # the library of this checkout
         env = child_environment(**ours, **jupyter, PYTHONPATH=library)
         run_sync(self.manager.start_kernel)(cwd=str(notebook.parent), env=env, pass_fds=inherited)
-        self.pid = self.manager.provisioner.pid
+        self.pid = cast("LocalProvisioner", self.manager.provisioner).pid
 
     def show(self, message: dict) -> None:
         """Show the progress that a message of the kernel reports, a printed line or a bar of tqdm, behind the bar.
@@ -121,7 +130,7 @@ class _Kernel:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
 
-    def forward(self, number: int, frame) -> None:
+    def forward(self, number: int, frame: FrameType | None) -> None:
         """Signal handler of the runner: at the first signal the kernel may save, a later one ends it."""
         if self.signal:
             return None if time.monotonic() - self.heard < SAME_SIGNAL_SECONDS else self.kill()
@@ -133,14 +142,14 @@ class _Kernel:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGTERM)
 
-    def before_cell(self, cell, cell_index) -> None:
+    def before_cell(self, cell: "NotebookNode", cell_index: int) -> None:
         if self.signal:
             raise _Stopped(f"stopped by {self.signal.name}")
         self.cell += cell.cell_type == "code" and bool(cell.source.strip())
         self.bar.set_postfix_str("", refresh=False)
         self.bar.update(cell_index - self.bar.n)
 
-    def after_cell(self, cell, cell_index, execute_reply) -> None:
+    def after_cell(self, cell: "NotebookNode", cell_index: int, execute_reply: dict[str, Any]) -> None:
         if any(part.get("source") == "ask_exit" for part in execute_reply["content"].get("payload", [])):
             raise _Stopped("the notebook asked to quit")
 
@@ -206,7 +215,15 @@ def _progress(label: str) -> Iterator[tqdm]:
         yield bar
 
 
-def _execute(notebook, folder, name, values, kernel, handles, cell_timeout) -> tuple[str, str | None]:
+def _execute(
+    notebook: Path,
+    folder: Path,
+    name: str,
+    values: dict,
+    kernel: _Kernel,
+    handles: list[int],
+    cell_timeout: int | None,
+) -> tuple[str, str | None]:
     """Run the cells and stop the kernel: (status, None or one line that names the cell and the error)."""
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -214,7 +231,7 @@ def _execute(notebook, folder, name, values, kernel, handles, cell_timeout) -> t
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns about types that it cannot read
     paths = [str(path).replace("{", "{{").replace("}", "}}") for path in (notebook, _partial(folder, name))]
-    options = {"kernel_name": "python3", "language": "python", "cwd": str(notebook.parent)}
+    options: dict[str, Any] = {"kernel_name": "python3", "language": "python", "cwd": str(notebook.parent)}
     options |= {"km": kernel.manager, "start_timeout": START_SECONDS, "iopub_timeout": 60}
     options |= {"execution_timeout": cell_timeout}
     options |= {"on_cell_start": kernel.before_cell, "on_cell_executed": kernel.after_cell}
@@ -238,7 +255,7 @@ def _execute(notebook, folder, name, values, kernel, handles, cell_timeout) -> t
     return verdict
 
 
-def _verdict(nb) -> tuple[str, str | None]:
+def _verdict(nb: "NotebookNode") -> tuple[str, str | None]:
     """The status and the error that the cells of an executed notebook show, whatever papermill reported."""
     cells = [cell for cell in nb.cells if cell.cell_type == "code" and cell.source.strip()]
     unrun = sum(cell.execution_count is None for cell in cells)

@@ -84,7 +84,8 @@ def _data_job(stage: Stage, name: str, content: dict) -> Job:
     if given and sources and not given.keys() & set(sources):
         print(f"{stage.notebook}: run {record['run']} has pairs of its own; the sweep file's {given} does not apply")
         given = {}
-    job = _job(stage.notebook, record.get("run", name), (made if record.get("parameters") else stage.demo) | given)
+    before = made if record.get("parameters") else stage.demo or {}
+    job = _job(stage.notebook, record.get("run", name), before | given)
     refuse_other_data(run_folder(job.run) / stage.notebook, find_notebook(stage.notebook), job.parameters)
     return job
 

@@ -5,6 +5,7 @@ import sys
 import threading
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
+from types import FrameType
 
 from tqdm.auto import tqdm
 
@@ -94,7 +95,7 @@ class Workers:
             self.children.discard(child)
         return code if code >= 0 else EXIT_CODES["preempted"]
 
-    def stop(self, number: int, frame) -> None:
+    def stop(self, number: int, frame: FrameType | None) -> None:
         """Signal handler: end the runs at work, which save, and let no other begin."""
         self.stopped = number
         for child in list(self.children):

@@ -59,7 +59,7 @@ class Gallery:
     references: tuple[str, ...] = ()  # G, the pair_id of a picture of each person, to show; "" where there is none
     note: str = ""  # how the threshold was chosen, in a sentence
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         stored = np.array(self.templates, np.float32)
         stored.flags.writeable = False
         object.__setattr__(self, "templates", stored)

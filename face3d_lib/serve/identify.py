@@ -54,8 +54,9 @@ def identify(
     rgb, depth = existing(rgb, "picture"), existing(depth, "depth")
     folder = gallery_folder(run)
     declared = (depth_unit or None, larger_is or None, depth_scale or None)
-    if (raw := _raw_folder(run)) and rgb.resolve().is_relative_to(raw) and not any(declared):
-        _, convention = read_source(find_stage(run, LOOK))
+    look, raw = find_stage(run, LOOK), _raw_folder(run)
+    if look and raw and rgb.resolve().is_relative_to(raw) and not any(declared):
+        _, convention = read_source(look)
     else:
         convention = read_convention(_declaring_folder(rgb), *declared)
 
