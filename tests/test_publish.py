@@ -23,6 +23,7 @@ PARAMETERS = """run: str = "default"  # run
 epochs: int = 3  # numbers show nobody
 device: str = "cpu"  # or cuda
 gallery: str = ""  # whatever it is called
+choice: Literal["own"] | str = "own"  # a known name or a folder
 models: list[str] = ["rgb/30_train"]  # what is read"""
 FACES = ["00_faces", "10_align", "40_evaluate"]
 
@@ -55,7 +56,14 @@ def make(desk, run, stage, reads=(), status="done", **parameters):
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     (folder / "figures" / "picture.png").write_bytes(stage.encode())
     (folder / "figures" / "picture.json").write_text("{}")
-    values = {"run": run, "epochs": 3, "device": "cpu", "gallery": "", "models": ["rgb/30_train"]} | parameters
+    values = {
+        "run": run,
+        "epochs": 3,
+        "device": "cpu",
+        "gallery": "",
+        "choice": "own",
+        "models": ["rgb/30_train"],
+    } | parameters
     this = record.new_record(stage, run, values, desk / "notebooks" / f"{stage}.ipynb")
     for name in reads:
         upstream = record.read_record(desk / "runs/default" / name)
@@ -86,7 +94,14 @@ def test_those_of_another_run_lie_below_its_name(desk):
 @pytest.mark.parametrize("stage", FACES)
 @pytest.mark.parametrize(
     "parameters",
-    [{"gallery": "/home/me/faces"}, {"gallery": "faces"}, {"models": ["/faces"]}, {"models": ["rgb/30_train", "x"]}],
+    [
+        {"gallery": "/home/me/faces"},
+        {"gallery": "faces"},
+        {"gallery": "cpu"},
+        {"choice": "faces"},
+        {"models": ["/faces"]},
+        {"models": ["rgb/30_train", "x"]},
+    ],
 )
 def test_a_folder_through_any_parameter_of_any_stage_is_refused(desk, stage, parameters):
     """Also where the stage itself shows no figure of it, but one that reads it does."""
@@ -118,6 +133,19 @@ def real_face_under_our_name(root):
     Image.new("RGB", (64, 64), "pink").save(root / "p0001" / "s1_000.png")
 
 
+def real_face_among_ours(root):
+    Image.new("RGB", (64, 64), "pink").save(root / "p0001" / "s2_001.png")
+
+
+def real_depth_under_our_picture(root):
+    path = root / "p0000" / "s2_000.npy"
+    np.save(path, np.load(path) + np.uint16(20))
+
+
+def ours_is_gone(root):
+    (root / "p0000" / "s1_001.npy").unlink()
+
+
 def no_mark(root):
     (root / "dataset.json").write_text('{"depth_unit": "mm", "larger_is": "farther"}')
 
@@ -136,8 +164,8 @@ def nothing_there(root):
 
 
 SPOILED = [
-    *[real_face_added, real_person_added, real_face_under_our_name, no_mark, forged_mark, mark_of_other_people],
-    nothing_there,
+    *[real_face_added, real_person_added, real_face_under_our_name, real_face_among_ours],
+    *[real_depth_under_our_picture, ours_is_gone, no_mark, forged_mark, mark_of_other_people, nothing_there],
 ]
 
 

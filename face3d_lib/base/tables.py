@@ -49,13 +49,17 @@ def read_table(path: Path, required_columns: list[str], sha256: str | None = Non
         line = text.split("\0")[0].count("\n") + 1
         raise UserError(f"{path} line {line}: holds a zero byte: save the table as UTF-8")
     if text and not text.endswith("\n"):
-        raise UserError(f"{path} line {text.count(chr(10)) + 1}: no line end: the file was cut; write it again")
+        raise UserError(
+            f"{path} line {text.count(chr(10)) + 1}: no line end: if the file was cut, write it again, else end the line"
+        )
     header, rows, reader = None, [], csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         for cells in reader:
             where = f"{path} line {reader.line_num}"
             if header is None:
                 header = _checked_header(cells, required_columns, where)
+            elif not cells:
+                raise UserError(f"{where}: an empty line: delete it")
             elif len(cells) != len(header):
                 raise UserError(
                     f"{where}: {len(cells)} cells under {len(header)} columns: quote cells that hold commas"

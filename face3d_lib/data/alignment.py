@@ -24,7 +24,7 @@ from ..base.errors import UserError
 from ..base.paths import inside
 from ..base.processes import cores, only_writer, run_tasks
 from ..base.tables import write_table
-from .alignment_table import ALIGNMENT_COLUMNS, check_alignment
+from .alignment_table import ALIGNMENT_COLUMNS, check_alignment, require_limits
 from .convention import DepthConvention, read_convention
 from .crops import align_pair, remove_crops, write_crops
 from .decoding import read_pairs
@@ -93,6 +93,7 @@ def align_chunk(pairs: list[PairFiles], job: Job, detector: Any) -> Rows:
         for (pair, row), faces in zip(held, found, strict=True):
             try:
                 crops = align_pair(pair, faces, job.settings, row)
+                require_limits(row)
             except Exception as error:  # one pair never stops the run
                 row["status"], row["detail"] = failure(error)
                 continue

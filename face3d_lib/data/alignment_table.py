@@ -3,7 +3,9 @@
 The table has one row for each input pair, and every cell is text; a cell is empty where a number was not measured.
 """
 
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +14,7 @@ import pandera.pandas as pa
 from ..base.errors import UserError
 from ..base.tables import POINTS, checked, number
 from .depth_check import DEPTH_MARKS
-from .pairs import STATUSES
+from .pairs import STATUSES, BadPair
 from .warp import MATRIX
 
 ALIGNMENT_COLUMNS = [
@@ -23,19 +25,20 @@ ALIGNMENT_COLUMNS = [
     "depth_map_sha256",  # of the depth map once read, (H, W) float32
     "aligned_rgb_sha256", "aligned_depth_sha256",  # of the crops' files
 ]  # fmt: skip
+LIMITS = {  # lowest and highest number of a column; an empty cell is lawful as well
+    **dict.fromkeys(["box_left", "box_top", "box_right", "box_bottom", *POINTS, *MATRIX, *DEPTH_MARKS], (-1e6, 1e6)),
+    "n_faces": (0.0, 1e6),
+    "probability": (0.0, 1.0),
+    "valid_depth": (0.0, 1.0),
+    "depth_per_px": (1e-6, 1e6),
+}
 _named = pa.Column(str, pa.Check.str_length(min_value=1))
-_PIXEL = number(-1e6, 1e6)
 AlignmentTable = pa.DataFrameSchema(
     {
         "pair_id": pa.Column(str, unique=True),
         "subject_id": _named,
         "status": pa.Column(str, pa.Check.isin(STATUSES)),
-        **dict.fromkeys(["box_left", "box_top", "box_right", "box_bottom", *POINTS, *MATRIX], _PIXEL),
-        "n_faces": number(0, 1e6),
-        "probability": number(0, 1),
-        "valid_depth": number(0, 1),
-        "depth_per_px": number(1e-6, 1e6),
-        **dict.fromkeys(DEPTH_MARKS, number(-1e6, 1e6)),
+        **{name: number(*limits) for name, limits in LIMITS.items()},
     },
     checks=[
         pa.Check(
@@ -57,6 +60,28 @@ AlignmentTable = pa.DataFrameSchema(
         ),
     ],
 )
+
+
+def require_limits(row: dict[str, Any]) -> None:
+    """Raise BadPair where a pair's row holds a number that the table would refuse; all such numbers leave the row.
+
+    A picture with sides of 1 and 300,000 px gives such numbers. One pair never ends the run, so it is found before
+    the row enters the table.
+    """
+    outside = {name: row[name] for name in LIMITS if name in row and not _within(row[name], *LIMITS[name])}
+    for name in outside:
+        del row[name]
+    if outside:
+        name, value = next(iter(outside.items()))
+        size = f"{row.get('width', '?')} x {row.get('height', '?')} px"
+        raise BadPair(
+            "internal_error",
+            f"{name} is {value:g}, beyond all limits, in a picture of {size}: crop the picture around the face",
+        )
+
+
+def _within(value: Any, low: float, high: float) -> bool:
+    return value == "" or math.isnan(value) or low <= value <= high
 
 
 def check_alignment(frame: pd.DataFrame, path: Path = Path("alignment.csv")) -> pd.DataFrame:

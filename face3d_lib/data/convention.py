@@ -13,7 +13,7 @@ metre). `no_reading` lists numbers that stand for "nothing was measured", beside
 """
 
 import json
-import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ def _declared(path: Path) -> dict[str, Any]:
     """The JSON object in `path`, {} if there is no such file. Raises UserError if the file holds no JSON object."""
     try:
         entries = json.loads(path.read_bytes()) if path.exists() else {}  # bytes: UTF-8 and UTF-16 are told apart
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:  # RecursionError: brackets within brackets within ...
         problem = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: cannot be read as JSON ({problem}): correct it or delete it") from None
     if not isinstance(entries, dict):
@@ -125,7 +125,7 @@ def _chosen(path: Path, name: str, declared: dict[str, Any], given: str | None, 
 def _scale(path: Path, declared: dict[str, Any], given: float | None) -> float:
     value = declared.get("depth_scale", 1.0 if given is None else given)
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= 0:
+    if not number or not 0 < value <= sys.float_info.max:
         where = path if "depth_scale" in declared else "parameter"
         raise UserError(f"{where}: depth_scale {value!r} must be a number above 0, such as 0.1")
     _agree(path, "depth_scale", value, given)
@@ -134,7 +134,9 @@ def _scale(path: Path, declared: dict[str, Any], given: float | None) -> float:
 
 def _no_reading(path: Path, declared: dict[str, Any]) -> tuple[float, ...]:
     values = declared.get("no_reading", [])
-    numbers = isinstance(values, list) and all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+    numbers = isinstance(values, list) and all(
+        isinstance(v, int | float) and not isinstance(v, bool) and abs(v) <= sys.float_info.max for v in values
+    )
     if not numbers:
         raise UserError(f"{path}: no_reading {values!r} must be a list of numbers, such as [10000]")
     return tuple(float(value) for value in values)

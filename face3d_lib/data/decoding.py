@@ -237,7 +237,8 @@ def _decode_depth(
     except Exception as error:
         problem = f"not a readable depth map ({_one_line(error)}): save it again with numpy.save"
         raise BadPair("bad_depth", f"{path}: {problem}") from None
-    raw = raw[..., 0] if raw.ndim == 3 and raw.shape[2] == 1 else raw
+    if raw.ndim == 3 and 1 in (raw.shape[0], raw.shape[2]):  # (H, W, 1), or (1, H, W) as PyTorch orders the axes
+        raw = raw[..., 0] if raw.shape[2] == 1 else raw[0]
     stored = shape if orientation < 5 else shape[::-1]
     if raw.shape != shape and raw.shape == stored:
         raw = _upright(raw, orientation)

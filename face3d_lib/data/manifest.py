@@ -16,10 +16,13 @@ A data set may hold a file `manifest.csv` in its root folder. It is a csv in UTF
 - `condition` is shown beside pictures. Without such a column, `pose` is used in its place.
 - Any other column is kept: notebook 10 reports failures by `pose`, `occlusion`, `glasses` and `light`.
 
+Capitals and spaces around a column's name do not matter: `Session` is `session`.
+
 Each picture has at most one row, and a row that fits no picture is reported. A manifest.csv whose header says
 neither pair_id nor session belongs to another program: it is not used, and a note says so.
 """
 
+import os
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -56,12 +59,13 @@ def read_manifest(root: Path, pair_ids: Iterable[str]) -> Manifest:
     """
     path, pair_ids = Path(root) / NAME, list(pair_ids)
     nothing = pd.DataFrame(columns=["pair_id", "session", "condition"], dtype=str)
-    if not path.is_file():
+    if not os.path.lexists(path):
         return Manifest(nothing, ())
+    if not path.is_file():
+        raise UserError(f"{path}: is no file that can be read (a folder, or a link to nothing?): mend or remove it")
     if not _is_meant_for_us(path):
         return Manifest(nothing, (f"{path}: has no column pair_id, so it is not used (sessions would stand there)",))
-    table = read_table(path, ["pair_id"])
-    table = table.apply(lambda cells: cells.str.strip())
+    table = _with_plain_columns(path).apply(lambda cells: cells.str.strip())
     if not len(table):
         return Manifest(nothing, (f"{path}: has no rows, so no session is known",))
     known = _exact_names(pair_ids)
@@ -84,10 +88,24 @@ def read_manifest(root: Path, pair_ids: Iterable[str]) -> Manifest:
     rows = rows.assign(pair_id=rows["found"]).drop(columns="found").reset_index(drop=True)
     if "session" not in rows:
         rows["session"] = ""
+    if (rows["session"] == "").all():
+        notes.append(f"{path}: no row names a session, so no session is known")
     if "condition" not in rows:
         rows["condition"] = rows.get("pose", "")
     session_keys(set(rows["session"]) - {""}, path)  # this refuses dates that can be read in two ways
     return Manifest(rows, tuple(notes))
+
+
+def _with_plain_columns(path: Path) -> pd.DataFrame:
+    """The table with its columns' names in lower case and without spaces around them; UserError as of `read_table`."""
+    table = read_table(path, [])
+    columns = [name.strip().casefold() for name in table.columns]
+    plain = dict(zip(table.columns, columns, strict=True))
+    if "pair_id" not in columns or len(set(columns)) < len(columns):
+        table = read_table(path, ["pair_id"])  # says where a column is missing, with its hint
+        double = next(name for name in columns if columns.count(name) > 1)
+        raise UserError(f"{path} line 1: column {double!r} stands twice in the header: remove one")
+    return table.rename(columns=plain)
 
 
 def session_keys(sessions: Iterable[str], path: Path = Path(NAME)) -> dict[str, tuple]:

@@ -277,10 +277,19 @@ def failures_to_acquire(dirty: pd.DataFrame, role: str) -> int:
 def split_folder(
     aligned: Path, folder: Path, settings: SplitSettings, manifest: Manifest | None = None, raw: Path | None = None
 ) -> Splits:
-    """Split the aligned folder (its alignment.csv) into csv files in `folder`; paths in them are relative to `folder`.
+    """`splits_of` an aligned folder, written to csv files in `folder`; UserError as of both."""
+    splits = splits_of(aligned, folder, settings, manifest, raw)
+    write_splits(splits, folder)
+    return splits
+
+
+def splits_of(
+    aligned: Path, folder: Path, settings: SplitSettings, manifest: Manifest | None = None, raw: Path | None = None
+) -> Splits:
+    """The division of an aligned folder (its alignment.csv); paths in it are relative to `folder`. Nothing is written.
 
     `manifest`: the sessions and conditions, from `manifest.read_manifest`. `raw`: the folder of raw pairs, to
-    name the pictures that could not be aligned. Raises UserError where alignment.csv or `folder` cannot be used.
+    name the pictures that could not be aligned. Raises UserError where alignment.csv cannot be used.
     """
     path = aligned / "alignment.csv"
     table = read_table(path, ["pair_id", "subject_id", "status", "rgb_sha256", "rgb_path", "depth_path"])
@@ -293,13 +302,16 @@ def split_folder(
         here = [os.path.relpath(aligned / f"{pair_id}{suffix}", folder) for pair_id in table["pair_id"]]
         there = [os.path.relpath(Path(raw) / path, folder) if raw and path else "" for path in table[source]]
         table[column] = np.where(ok, here, there)
-    splits = make_splits(table, settings)
+    return make_splits(table, settings)
+
+
+def write_splits(splits: Splits, folder: Path) -> None:
+    """Write each table of a division to a csv file in `folder`; UserError where a file has the folder's name."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: a file of that name is there: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)
     for field in fields(splits):
         write_table(folder / f"{field.name}.csv", getattr(splits, field.name))
-    return splits
 
 
 def read_splits(folder: Path) -> Splits:

@@ -27,7 +27,7 @@ from ..base.paths import ROOT, child_environment, relative
 from ..base.processes import GRACE_SECONDS, PREEMPTING, is_alive, lock, stopping_signals, unlock
 from .folders import find_stage, run_folder
 from .parameters import as_words, check_parameters, parameter_model
-from .plan import DATA, Job, planned
+from .plan import DATA, Job, planned, stage_of
 from .record import (
     Before,
     close_record,
@@ -88,9 +88,9 @@ class Run:
     def need(self, name: str) -> Path:
         """The folder of an upstream stage ("21_pack_dataset", "rgb/30_train_softmax"), which must be done.
 
-        The stage is looked for in this run, then in the runs around it. If it is missing and the outermost run is
-        "default", it is made by running its notebook with the defaults; in other runs a UserError names the command
-        that makes it. The hash of its result is written into this stage's record.
+        The stage is looked for in this run, then in the runs around it. If it is missing, the outermost run is
+        "default" and the plan has a stage of that name, it is made by running its notebook with the defaults; otherwise
+        a UserError names the command that makes it. The hash of its result is written into this stage's record.
         """
         folder = find_stage(self.run, name)
         if (record := read_record(folder))["status"] != "done":
@@ -166,7 +166,10 @@ class Run:
     def _make(self, name: str, record: dict) -> None:
         """Run the notebook that makes `name` and show its progress; UserError where the user has to decide about it."""
         job = planned(self.run, name)
-        if job.run.partition("/")[0] != "default" or self.world > 1:
+        root, _, nested = job.run.partition("/")
+        names = stage_of(job.notebook).nested  # {}: a notebook of the user's own
+        mistyped = names and nested not in names  # "rbg/30_train_softmax" would train for minutes under that name
+        if root != "default" or mistyped or self.world > 1:
             raise UserError(
                 f"{self.stage} reads {name}, which is {_state(record, self.run, name)}: {_advice(job, record)}"
             )

@@ -9,8 +9,9 @@ from types import FrameType
 
 from tqdm.auto import tqdm
 
+from ..base.errors import UserError
 from ..base.paths import ROOT, child_environment, relative
-from ..base.processes import cores, stopping_signals
+from ..base.processes import cores, only_writer, stopping_signals
 from .folders import run_folder
 from .parameters import as_words
 from .plan import Job
@@ -81,6 +82,12 @@ class Workers:
             return EXIT_CODES["preempted"]
         if up_to_date(job.notebook, job.run, job.parameters, self.pictures):
             return 0
+        try:
+            with only_writer(run_folder(job.run) / Path(job.notebook).stem):
+                pass
+        except UserError as error:  # another process is at work there, and the log is that process's
+            tqdm.write(f"error: {error}", file=sys.stderr)
+            return EXIT_CODES["incomplete"]
         command = [sys.executable, "-m", "face3d_lib.cli", "run", job.notebook, job.run, *as_words(job.parameters)]
         # two busy processes with a thread for each core would each be many times slower than one
         environment = child_environment(OMP_NUM_THREADS=str(threads or self.threads))

@@ -61,14 +61,14 @@ def identify(
         convention = read_convention(_declaring_folder(rgb), *declared)
 
     from ..data.decoding import read_pair
+    from .gallery import open_gallery
 
     probe = read_pair(single_pair(rgb, depth), convention)
+    people = open_gallery(folder)
 
     from ..evaluate.embed import embed_pair
     from ..evaluate.trained import find_models
-    from .gallery import open_gallery
 
-    people = open_gallery(folder)
     (model,) = find_models(run, [people.model])
     people.require_model(str(model.card.weights_sha256), folder)
     try:

@@ -82,7 +82,7 @@ FAULTS = {
     "extra cell in one row": (GOOD.replace(b"p/b,2", b"p/b,2,3"), "line 3: 3 cells under 2 columns"),
     "extra cell in all rows": (b"pair_id,cls_name\nx,p/a,1\nx,p/b,2\n", "line 2: 3 cells"),
     "missing cell": (GOOD.replace(b"p/b,2", b"p/b"), "line 3: 1 cells"),
-    "blank line": (GOOD.replace(b"p/b", b"\np/b"), "line 3: 0 cells"),
+    "blank line": (GOOD.replace(b"p/b", b"\np/b"), "line 3: an empty line"),
     "no header": (b"p/a,1\np/b,2\n", "line 1: no column pair_id, cls_name"),
     "missing column": (b"pair_id\np/a\n", "line 1: no column cls_name"),
     "column twice": (b"pair_id,cls_name,cls_name\np/a,1,2\n", "line 1: column 'cls_name' stands twice"),

@@ -165,7 +165,7 @@ def bad_depths(folder: Path, shape=(48, 40)) -> dict[str, tuple[bytes, str]]:
         "turned": npy_bytes(plane.T),
         "three_channels": npy_bytes(np.repeat(plane[..., None], 3, 2)),
         "flat": npy_bytes(plane.ravel()),
-        "channel_first": npy_bytes(plane[None]),
+        "two_maps": npy_bytes(np.stack([plane, plane])),
     }
     return {name: (data, "bad_depth") for name, data in broken.items()} | {
         name: (data, "shape_mismatch") for name, data in mismatched.items()

@@ -97,6 +97,18 @@ def test_a_name_too_long_for_the_output_is_a_row(tmp_path, monkeypatch):
     assert not list((tmp_path / "out").rglob(".new-*"))
 
 
+def test_numbers_beyond_all_limits_are_that_pair_s_row(tmp_path):
+    """A picture of 1 x 300,000 px is moved by five million crop pixels, which no sound table holds."""
+    root = declare(tmp_path / "in")
+    write_pair(root, "p/good", texture(40, 40))
+    write_pair(root, "p/strip", np.full((1, 300_000, 3), 90, np.uint8), np.full((1, 300_000), 800))
+    frame = run(root, tmp_path / "out", AlignSettings("none", image_size=32)).set_index("pair_id")
+    assert frame["status"].to_dict() == {"p/good": "ok", "p/strip": "internal_error"}
+    assert "crop the picture around the face" in frame.loc["p/strip", "detail"]
+    assert frame.loc["p/strip", "m02"] == ""
+    assert not (tmp_path / "out/p/strip.png").exists()
+
+
 def test_what_lies_in_the_folder_is_what_the_table_says(tmp_path):
     root, out = small_set(tmp_path / "in", people=1), tmp_path / "out"
     frame = run(root, out)

@@ -54,6 +54,24 @@ def test_scale_and_marks_are_checked(tmp_path):
     assert read_convention(tmp_path, depth_scale=0.1).scale == 0.1
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000, "cannot be read as JSON"),
+        ('{"depth_unit": "mm", "larger_is": "farther", "depth_scale": 1' + "0" * 400 + "}", "must be a number above 0"),
+        (
+            '{"depth_unit": "mm", "larger_is": "farther", "no_reading": [1' + "0" * 400 + "]}",
+            "must be a list of numbers",
+        ),
+    ],
+    ids=["brackets", "huge scale", "huge mark"],
+)
+def test_a_hostile_dataset_json_is_one_line(tmp_path, text, message):
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_convention(tmp_path)
+
+
 def test_a_run_remembers_its_source(tmp_path):
     root = declare(tmp_path / "in")
     for meaning in (MM, DepthConvention("m", "farther", 0.0002, (7.0,))):

@@ -181,7 +181,8 @@ def test_other_lawful_forms_of_depth(tmp_path):
     np.save(tmp_path / "a.npy", depth[..., None])
     (tmp_path / "b.npy").write_bytes(npy_bytes(depth, version=(2, 0)))
     Image.fromarray(depth).save(tmp_path / "c.depth.png")
-    for name in ("a.npy", "b.npy", "c.depth.png"):
+    np.save(tmp_path / "d.npy", depth[None])
+    for name in ("a.npy", "b.npy", "c.depth.png", "d.npy"):
         assert np.array_equal(read_depth(tmp_path / name, MM, SHAPE), depth)
 
 

@@ -44,6 +44,24 @@ def test_names_are_matched_in_every_spelling(tmp_path, form):
     assert found.notes == ()
 
 
+@pytest.mark.parametrize("header", ["Pair_ID,Session", "pair_id, session", " PAIR_ID ,SESSION "])
+def test_capitals_and_spaces_in_the_header_do_not_lose_the_sessions(tmp_path, header):
+    found = read(tmp_path, f"{header}\n" + "".join(f"{pair_id},s{k}\n" for k, pair_id in enumerate(PAIRS)))
+    assert sessions(found) == {pair_id: f"s{k}" for k, pair_id in enumerate(PAIRS)}
+    assert found.notes == ()
+
+
+def test_a_manifest_without_a_session_says_so(tmp_path):
+    for text in ("pair_id,date\nanna/01,2024-01-31\n", "pair_id,session\nanna/01,\n"):
+        assert "no session is known" in read(tmp_path, text).notes[-1]
+
+
+def test_a_manifest_that_is_no_file_is_not_passed_over(tmp_path):
+    (tmp_path / "manifest.csv").symlink_to(tmp_path / "gone.csv")
+    with pytest.raises(UserError, match="is no file that can be read"):
+        read_manifest(tmp_path, PAIRS)
+
+
 def test_other_columns_are_kept_and_pose_is_the_condition(tmp_path):
     rows = read(tmp_path, "pair_id,pose,light\nanna/01,half,side\n").rows
     assert rows.iloc[0].to_dict() == {
@@ -67,6 +85,8 @@ def test_rows_and_pairs_that_do_not_meet_are_said(tmp_path):
         ("pair_id;session\nanna/01;s1\n", r"line 1: no column pair_id .*separate cells by commas"),
         ("pair,session\nanna/01,s1\n", r"line 1: no column pair_id"),
         ("pair_id,session\nanna/01,s1,x\n", r"line 2: 3 cells under 2 columns"),
+        ("pair_id,session\nanna/01,s1\n\n", r"line 3: an empty line: delete it"),
+        ("pair_id,session,Session\nanna/01,s1,s2\n", r"column 'session' stands twice"),
         ("pair_id,session\nwho/01,s1\n", r"no row fits a pair: its first pair_id is 'who/01', the first pair is"),
         ("pair_id,session\nanna/01,1/2/2024\nanna/02,2/1/2024\n", r"day and month cannot be told apart"),
     ],

@@ -1,14 +1,18 @@
 """What can be measured with few people: said before the work as after it."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from test_splits import table
+from test_splits import make_aligned, table
 
+from face3d_lib.base import tables
 from face3d_lib.base.errors import UserError
+from face3d_lib.data import manifest, prospects, splits
 from face3d_lib.data.pairs import PairFiles
 from face3d_lib.data.prospects import expected_people, people_of_splits, require_training, unmeasured
 from face3d_lib.data.splits import SplitSettings, make_splits
+from face3d_lib.runs.parameters import find_notebook, read_cells
 
 
 def files(people, images, status="ok"):
@@ -55,3 +59,22 @@ def test_too_few_people_are_refused_before_anything_slow():
 def test_what_is_no_shot_is_nobody():
     strays = [PairFiles("./a.png", ".", None, None, "refused_path", "why")]
     assert expected_people([*files(3, 4), *strays], SplitSettings())["all"] == 3
+
+
+def test_notebook_20_writes_no_table_where_too_few_people_are_left(tmp_path):
+    """A finished division stays as it is when the notebook is run again with a min_images that nobody meets."""
+    make_aligned(tmp_path / "aligned", table(people=6, images=4))
+    (cell,) = [
+        cell.source for cell in read_cells(find_notebook("20_split_subjects")) if "SplitSettings(" in cell.source
+    ]
+    names = {
+        "tables": tables, "manifest": manifest, "prospects": prospects, "splits": splits, "raw": tmp_path,
+        "aligned": tmp_path / "aligned", "this": SimpleNamespace(folder=tmp_path / "stage"),
+        "train_eval_test": ["0.7", "0.2", "0.1"], "train_dev_test_people": ["0.6", "0.15", "0.25"],
+        "unknown_people": "0.3", "min_images": 1000, "seed": 0,
+    }  # fmt: skip
+    with pytest.raises(UserError, match="too few people"):
+        exec(cell, dict(names))
+    assert not (tmp_path / "stage").exists()
+    exec(cell, names | {"min_images": 3})
+    assert (tmp_path / "stage/train.csv").is_file()

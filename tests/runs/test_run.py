@@ -703,6 +703,16 @@ def test_in_the_default_run_what_is_missing_is_made(desk):
     assert "20_second (default): done in" in shown
 
 
+def test_a_mistyped_model_is_not_trained_under_its_wrong_name(desk, monkeypatch):
+    train = plan.Stage("30_train", (), {"rgb": {"modality": "rgb"}}, {})
+    monkeypatch.setattr(plan, "PLAN", [train])
+    monkeypatch.setattr(notebook, "_run_visibly", lambda *_: pytest.fail("it was made"))
+    this = notebook.open_run("40_evaluate", {"run": "default"})
+    with pytest.raises(UserError, match=r"missing in run default: face3d run 30_train default/rbg$"):
+        this.need("rbg/30_train")
+    this.done()
+
+
 # ------------------------------------------------------------------------------- Jupyter stays closed
 
 

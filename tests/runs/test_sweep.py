@@ -14,6 +14,7 @@ import pytest
 from face3d_lib.base import paths
 from face3d_lib.base.errors import UserError
 from face3d_lib.base.paths import ROOT
+from face3d_lib.base.processes import only_writer
 from face3d_lib.runs import plan, record, sweep
 from face3d_lib.runs.parameters import find_notebook, parameters_for
 from face3d_lib.runs.sweep import Job, read_sweep, run_sweep
@@ -140,6 +141,17 @@ def test_jobs_side_by_side_all_run_and_tell_their_end(tmp_path, small, capsys, m
     assert re.search(r"90_small \(s/2\): failed: In \[\d\]: AssertionError", said.out)
     assert side_by_side([jobs[0], jobs[2]]) == 0
     assert (tmp_path / "runs/s/3/90_small/times").read_text() == "x"
+
+
+def test_a_run_that_is_busy_keeps_its_log(tmp_path, small, capsys):
+    job = Job(str(small), "s/a", {"n": 1})
+    log = tmp_path / "runs/s/a/90_small.log"
+    with only_writer(tmp_path / "runs/s/a/90_small"):
+        log.write_text("of the process at work")
+        assert Workers(1).do(job) == record.EXIT_CODES["incomplete"]
+    assert log.read_text() == "of the process at work"
+    assert "is writing here" in capsys.readouterr().err
+    assert Workers(1).do(job) == 0
 
 
 def finished(folder, **parameters):
