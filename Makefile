@@ -33,22 +33,22 @@ test: env test-unit test-notebooks ## unit tests, then every committed notebook 
 test-unit: env
 	$(BIN)/pytest -n 2 --dist worksteal tests
 
-test-notebooks: env # in the order of the plan; two at a time, each with one thread, where neither reads the other
+test-notebooks: env # in the order of the plan; two at a time with one thread each, if neither reads the other
 	@rm -rf runs/.test
 	@$(PLAN) waves | while read -r first others; do \
 		if [ -z "$$others" ]; then $(TEST_ENV) $(NBVAL) $$first; else $(TEST_ENV) $(SIDE_BY_SIDE) $$first $$others; fi \
 			</dev/null || exit 1; done
 
-test-full: env ## the unit tests with the full counts of the reliability matrix (long)
+test-full: env ## the unit tests with the full counts of kills and resumptions (long)
 	FACE3D_SLOW=1 $(BIN)/pytest -n 2 --dist worksteal tests
 
-lab: env ## JupyterLab on the project; what is run is kept in runs/, and notebooks/ stays clean
+lab: env ## JupyterLab on the project; outputs are kept in runs/, and notebooks/ stays clean
 	JUPYTER_CONFIG_PATH="$(CURDIR)" $(BIN)/jupyter lab
 
 lint: env ## ruff on library, tests and notebooks; mypy on the library
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-format: env ## let ruff and nbstripout put things in order
+format: env ## format code by ruff and strip the outputs of untagged cells by nbstripout
 	$(BIN)/ruff check --fix -q . ; $(BIN)/ruff format -q . ; $(BIN)/nbstripout --keep-count --keep-id notebooks/*.ipynb
 
 notebooks: env ## run every notebook with its defaults and store its kept outputs (after a change; read the diff)
@@ -64,7 +64,7 @@ figures: env ## renew the tracked figures and the results page from the runs def
 results: env ## write figures/README.md and the table in README.md from the JSON beside the figures
 	$(BIN)/python figures/results.py
 
-bench: env ## speed, side by side with the plain way; tables and plots in figures/bench
+bench: env ## measure speed beside the simplest way of each job; tables and plots go to figures/bench
 	$(BIN)/python tests/bench/cpu.py
 
 gpu-kit: env ## wheels for `make bench-gpu` on a bare GPU machine, into build/gpu-kit (34 MiB; take the folder along)
@@ -81,5 +81,5 @@ lock: ## resolve pyproject.toml again (needs uv); the lock holds versions and ha
 	sed -nE "s/^([a-z0-9._-]+==[^ ]+)( ; [^\\\\]+)? \\\\$$/      - \"\1\2\"/p" requirements.lock >> environment.yml
 	echo '      - "--editable ."' >> environment.yml
 
-clean: ## delete the environment and every run but their README
+clean: ## delete the environment and all runs
 	rm -rf .venv && git clean -fdXq runs

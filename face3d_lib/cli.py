@@ -21,10 +21,10 @@ Folder = Annotated[Path, typer.Option(exists=True, file_okay=False, help="folder
 Unit = Annotated[str, typer.Option(help="mm, m or pixel, for a folder without dataset.json")]
 Mode = Annotated[
     Literal["template", "facenet", "none"],
-    typer.Option(help="five points to a template; box and margin (legacy); the whole picture, unaligned"),
+    typer.Option(help="crop by five points, by box and margin (legacy), or not at all"),
 ]
 Scale = Annotated[
-    float | None, typer.Option(help="factor from a number in the depth files to the unit; 1 where it is not given")
+    float | None, typer.Option(help="number in a depth file times this factor = depth in the unit; default 1")
 ]
 Direction = Annotated[str, typer.Option(help="farther or nearer: what a larger depth value means")]
 
@@ -38,10 +38,12 @@ def run(
     ] = None,
     file: Annotated[
         Path | None,
-        typer.Option("-f", exists=True, help="YAML file of parameters; a list of them is run in turn"),
+        typer.Option(
+            "-f", exists=True, help="YAML file with parameters, or with a list of parameter sets that are run in turn"
+        ),
     ] = None,
 ) -> None:
-    """Run one notebook with papermill. A mistyped parameter is an error, and the exit code is 0 only if every cell ran."""
+    """Run one notebook by papermill. A mistyped parameter is an error; the exit code is 0 only if every cell ran."""
     from .runs.parameters import parse_parameters, read_grid
     from .runs.runner import run_grid
 
@@ -56,7 +58,7 @@ def sweep(
     name: Annotated[str, typer.Argument(metavar="RUN", help="run that holds the data and, nested, all runs")],
     jobs: Annotated[int, typer.Option(min=1, help="runs side by side")] = 1,
 ) -> None:
-    """Train many settings over one data set; what is done is not done again, and a failure does not stop the others."""
+    """Train many settings over one data set. Runs that are done are skipped, and a failure does not stop the others."""
     from .runs.sweep import run_sweep
 
     raise typer.Exit(run_sweep(file, name, jobs))
@@ -71,18 +73,18 @@ def demo(
             show_default=False,
             exists=True,
             file_okay=False,
-            help="folder of raw pairs; without it that of FACE3D_DATA, else synthetic faces",
+            help="folder of raw pairs; default: that of FACE3D_DATA, else synthetic faces",
         ),
     ],
-    name: Annotated[str, typer.Option(help="the run; without it demo, or the data folder's name")] = "",
+    name: Annotated[str, typer.Option(help="name of the run; default: demo, or the data folder's name")] = "",
     depth_unit: Unit = "",
     larger_is: Direction = "",
     depth_scale: Scale = None,
     mode: Mode = "template",
-    epochs: Annotated[int, typer.Option(min=0, help="of training; 0 = as the demo does")] = 0,
+    epochs: Annotated[int, typer.Option(min=0, help="epochs of training; 0: those of the demo")] = 0,
     seed: Annotated[int, typer.Option(help="of split and training")] = 0,
 ) -> None:
-    """Run the numbered notebooks in order and end with a table. Killed and started again, it goes on where it was."""
+    """Run the numbered notebooks in order and end with a table. If it was killed, the same command resumes."""
     from .demo import run_demo
 
     source = {"depth_unit": depth_unit, "larger_is": larger_is, "depth_scale": depth_scale or 0.0}
@@ -92,10 +94,11 @@ def demo(
 @app.command()
 def figures(
     runs: Annotated[
-        list[str] | None, typer.Argument(metavar="RUN...", help="runs of synthetic faces; without any default and demo")
+        list[str] | None,
+        typer.Argument(metavar="RUN...", help="runs of synthetic faces; if none is named: default and demo"),
     ] = None,
 ) -> None:
-    """Copy the figures of runs into figures/, which git tracks. Refused unless every face in them is a synthetic one."""
+    """Copy the figures of runs into figures/, which git tracks, if every face in them is proved to be synthetic."""
     from .publish import publish
 
     for name in runs or ["default", "demo"]:
@@ -128,7 +131,7 @@ def align(
     image_size: Annotated[int, typer.Option(help="side of the crop in pixels")] = 112,
     margin: Annotated[int | None, typer.Option(help="source pixels added to the box (mode facenet)")] = None,
     random_order: Annotated[
-        bool, typer.Option(help="work in random order: what is there early is a fair sample")
+        bool, typer.Option(help="work in random order, so that the first results are a fair sample")
     ] = False,
     workers: Annotated[int, typer.Option(min=0, help="processes; 0 = one for each core")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
@@ -136,7 +139,7 @@ def align(
     larger_is: Direction = "",
     depth_scale: Scale = None,
 ) -> None:
-    """Find faces and warp colour and depth alike. Kill it anywhere and start it again: the same files come out."""
+    """Find faces and warp colour and depth alike. If it was killed, the same command resumes with the same result."""
     from .data.alignment import align_folder
     from .data.convention import read_convention
     from .data.depth_check import check_depth
@@ -178,7 +181,7 @@ def split(
     min_images: Annotated[int, typer.Option(min=1, help="a person with fewer pictures goes to dirty.csv")] = 3,
     seed: int = 0,
 ) -> None:
-    """Write train, eval, test and dirty csv of an aligned folder (and gallery, probe, unknown for people not trained on)."""
+    """Write train, eval, test and dirty csv of an aligned folder; for other people gallery, probe and unknown csv."""
     from dataclasses import fields
 
     from .data.manifest import read_manifest
@@ -234,7 +237,7 @@ def forget(
 
     forgotten = forget(gallery_folder(name), person)
     print(f"{forgotten} is no longer in the gallery of {name}")
-    print("the raw pictures, and the tables, figures and executed notebooks of the run, still hold the person")
+    print("the raw pictures and the tables, figures and executed notebooks of the run still show the person")
 
 
 def main() -> None:
@@ -247,9 +250,9 @@ def main() -> None:
         sys.exit(2)
     except SystemExit as end:
         if end.code == 130:  # typer's code for Ctrl-C
-            print("interrupted: what is written is whole, and the same command goes on from there", file=sys.stderr)
+            print("interrupted: files that were written are whole, and the same command resumes", file=sys.stderr)
         raise
-    except BrokenPipeError:  # `face3d ... | head`: whoever read our lines has gone
+    except BrokenPipeError:  # `face3d ... | head`: the reader of the output has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:  # no such file, no permission, a full disk: the message names the file

@@ -1,4 +1,4 @@
-"""The demo: the whole plan, from raw pairs to names, on synthetic faces or on somebody's own; a table at the end."""
+"""The demo: the whole plan, from raw pairs to names, on synthetic faces or on the user's; it ends with a table."""
 
 import json
 import re
@@ -21,8 +21,8 @@ def run_demo(data: Path | None, name: str, source: dict, chosen: dict) -> int:
     """Run the demo's notebooks in order into runs/<name>, print the closing table and return the exit code.
 
     data: folder of raw pairs; None makes synthetic faces. name: the run; "" stands for the data folder's name, or
-    "demo". source: depth_unit, larger_is and depth_scale of the data, "" and 0.0 where dataset.json says them. chosen:
-    mode, epochs (0: the demo's own) and seed. What is done already is not done again. UserError, before anything runs
+    "demo". source: depth_unit, larger_is and depth_scale of the data; "" and 0.0 leave them to dataset.json. chosen:
+    mode, epochs (0: the demo's own) and seed. Stages that are done are not repeated. UserError, before anything runs
     or is written, for a name, a folder or a parameter that cannot be used.
     """
     name = name or (_run_name_of(data) if data else "demo")
@@ -39,22 +39,22 @@ def run_demo(data: Path | None, name: str, source: dict, chosen: dict) -> int:
         for job in wave:
             if job not in due:
                 print(f"{job.notebook} ({job.run}): done before", flush=True)
-        # A job that has company in the plan always gets the threads that it would get with company, so that a demo that
-        # was killed and started again ends with the same numbers.
+        # A job that the plan runs beside others always gets the threads that it would get beside them, so that a demo
+        # that was killed and started again ends with the same numbers.
         if len(wave) > 1:
             code = side_by_side(due) if due else 0
         else:
             code = run_notebook(due[0].notebook, due[0].run, due[0].parameters) if due else 0
         if code:
             stopped_at = ", ".join(dict.fromkeys(job.notebook for job in due))
-            print(f"stopped at {stopped_at}; the same command goes on from there", file=sys.stderr)
+            print(f"stopped at {stopped_at}; the same command resumes there", file=sys.stderr)
             return code
     print(summary(name))
     return 0
 
 
 def check_data(data: Path, depth_unit: str, larger_is: str, depth_scale: float) -> None:
-    """Say before the long work what a user's own folder allows; UserError where the demo could not end."""
+    """Print, before the long work, what a user's folder does not allow; UserError if the demo could not finish."""
     files = pairs.find_pairs(data)
     pairs.require_usable(data, ((row.status, row.detail) for row in files))
     convention.read_convention(data, depth_unit or None, larger_is or None, depth_scale or None)
@@ -67,7 +67,7 @@ def check_data(data: Path, depth_unit: str, larger_is: str, depth_scale: float) 
 
 
 def _run_name_of(data: Path) -> str:
-    """A run's name made of a folder's: "my faces" gives my_faces; UserError where no letter or digit is left."""
+    """A run's name from a folder's name: "my faces" gives my_faces; UserError if no letter or digit is left."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", data.resolve().name).strip("._-")[:100]
     if not name:
         raise UserError(f"{data}: no run can be named after this folder: choose a name with --name NAME")
@@ -75,7 +75,7 @@ def _run_name_of(data: Path) -> str:
 
 
 def _with_choices(job: Job, source: dict, chosen: dict) -> Job:
-    """A job of the demo with what the command line chose; source: parameters of own data, {} for synthetic faces."""
+    """A job of the demo with the choices of the command line; source: parameters of the user's data, else {}."""
     parameters = dict(job.parameters)
     if job.notebook == DATA[0].notebook and source:
         parameters = dict(source)  # in place of the numbers of synthetic people
@@ -85,7 +85,7 @@ def _with_choices(job: Job, source: dict, chosen: dict) -> Job:
         parameters["seed"] = chosen["seed"]
     if job.notebook in TRAINED and chosen["epochs"]:
         parameters["epochs"] = chosen["epochs"]
-    if source or chosen["epochs"]:  # the notebooks' expectations are those of the demo as it is
+    if source or chosen["epochs"]:  # the notebooks' expectations hold for the unchanged demo only
         parameters |= no_expectations(job.notebook)
     return Job(job.notebook, job.run, parameters)
 
@@ -110,10 +110,10 @@ def summary(name: str) -> str:
         "",
         f"people {pairs.get('people', '-')}   pairs {pairs.get('pairs', '-')}   faces found {faces.get('aligned', '-')} ({found})",
         *(f"{row[0]:{width}s}{row[1]:>21s}{row[2]:>8s}{row[3]:>14s}{row[4]:>9s}" for row in rows),
-        "closed set: people the network was trained on; EER, TAR and rank-1: people it never saw",
+        "closed set: people the network was trained on; EER, TAR and rank-1: people never seen in training",
     ]
     if any("-" in row[1:] for row in rows):
-        lines.append("-: could not be measured; with few people or pictures there is nothing to compare")
+        lines.append("-: could not be measured, because there are too few people or pictures to compare")
     overview = run_folder(name) / "40_evaluate_verification" / "figures" / "overview.png"
     lines += [
         f"look next: {relative(overview)}, and the executed",

@@ -1,8 +1,8 @@
-"""Figures of synthetic faces go into figures/, which git tracks, and no others do.
+"""Only figures of synthetic faces are copied into figures/, which git tracks.
 
 The figures of a run lie in the run's own folders, which git ignores. `publish` copies them when it has proved, stage by
-stage and back to the raw pairs, that every face in them is one that our generator drew. No name of a run and no name of
-a parameter is trusted.
+stage and back to the raw pairs, that every face in them was drawn by this project's generator. No name of a run and no
+name of a parameter is trusted.
 """
 
 import json
@@ -32,7 +32,7 @@ from .synthetic.people import Knobs
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".npy")
 SETTINGS = {"version", "seed", "subjects", "first_subject", "sessions", "images_per_session", "knobs"}
-SAME_LEVELS = 1.0  # of 255 or mm: mean difference of two drawings of a pair on different processors, at most
+SAME_LEVELS = 1.0  # of 255 or mm: largest mean difference of one pair drawn on two kinds of processors
 DEVICE = r"cpu|cuda(:\d+)?|mps"
 
 
@@ -54,9 +54,9 @@ def publish(run: str) -> int:
 
 
 def doubt_about(folder: Path, proved: dict[Path, str]) -> str:
-    """Why the figures of a stage might show a real face; "" where they cannot. proved: earlier answers, added to.
+    """Why the figures of a stage might show a real face; "" if they cannot. proved: earlier answers, to be extended.
 
-    They cannot when the stage is done by the present notebook of the project, no text parameter can have named a folder
+    They cannot if the stage is done by the present notebook of the project, no text parameter can have named a folder
     or a file from elsewhere, all that it read is proved likewise, and its raw pairs, if it holds any, are the
     generator's.
     """
@@ -74,7 +74,7 @@ def doubt_about(folder: Path, proved: dict[Path, str]) -> str:
 
 
 def _doubt_about_parameters(record: dict, notebook: Path) -> str:
-    """A parameter of free text must have the notebook's or the plan's value, or name what the record says was read."""
+    """Why a text parameter might name real faces; "" if each has a value of the notebook, the plan or the record."""
     fields, plan = parameter_model(notebook).model_fields, planned(record["run"], record["stage"]).parameters
     for name, field in fields.items():
         texts, value = "str" in re.sub(r"Literal\[.*?\]", "", field.title or ""), record["parameters"].get(name)
@@ -89,7 +89,7 @@ def _doubt_about_parameters(record: dict, notebook: Path) -> str:
 
 
 def _doubt_about_sources(folder: Path, record: dict, proved: dict[Path, str]) -> str:
-    """What the stage read from other stages, and the raw pairs that lie in its own folder."""
+    """Why stages that were read, or raw pairs in the stage's folder, might hold a real face; "" if they cannot."""
     if changed := outdated(record):
         return f"{changed[0]} ran again since: run it again"
     for name, entry in record["upstream"].items():
@@ -101,14 +101,14 @@ def _doubt_about_sources(folder: Path, record: dict, proved: dict[Path, str]) ->
         if "aligned" not in json.loads(path.read_text(encoding="utf-8"))
     ]
     if not marks and not record["upstream"]:
-        return "it read nothing and holds no raw pairs, so nobody knows whose faces it shows"
+        return "it read nothing and holds no raw pairs, so it is unknown whose faces it shows"
     return next(filter(None, (doubt_about_pairs(mark.parent) for mark in marks)), "")
 
 
 def doubt_about_pairs(root: Path) -> str:
-    """Why a folder of raw pairs might hold a real face; "" where dataset.json has the generator's mark and it is true.
+    """Why a folder of raw pairs might hold a real face; "" if dataset.json has the generator's mark and it is true.
 
-    It is true when the folder holds the files that these settings make and no other, and every picture and every depth
+    The mark is true if the folder holds the files that these settings make and no other, and every picture and every depth
     map, drawn again, is the same. That takes 40 ms of a processor for each pair.
     """
     mark = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
@@ -156,7 +156,7 @@ def _is_not_ours(job: tuple[Path, int, int, int, Knobs]) -> Path | None:
 
 
 def _copy(folder: Path, target: Path) -> int:
-    """Replace what `target` holds by the figures of a stage; returns how many pictures there are."""
+    """Replace the content of `target` by the figures of a stage; returns the number of pictures."""
     for old in [path for path in target.glob("*") if path.suffix in (".png", ".json")]:
         old.unlink()
     target.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The house as drawn: imports run one way, nothing unsafe is loaded, the README names what exists."""
+"""The order of the packages: imports run one way, nothing unsafe is loaded, and the documents name what exists."""
 
 import ast
 import re

@@ -129,7 +129,7 @@ def _owner(path: Path) -> tuple[str, str]:
 # ------------------------------------------------------------------------------------------- work on all cores
 
 WORKER_KILLED = (
-    "a worker was killed (too little memory?): run the same command again, it goes on; with fewer workers if it "
+    "a worker was killed (too little memory?): run the same command again, which resumes; use fewer workers if it "
     "happens again"
 )
 NO_MAIN_GUARD = (

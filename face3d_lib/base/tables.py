@@ -82,7 +82,7 @@ def _checked_header(cells: list[str], required: list[str], where: str) -> list[s
         hint = ": separate cells by commas" if len(cells) == 1 and any(mark in cells[0] for mark in ";\t") else ""
         raise UserError(f"{where}: no column {', '.join(missing)} in the header{hint or ': add it'}")
     if double := sorted({name for name in cells if cells.count(name) > 1}):
-        raise UserError(f"{where}: column {double[0]!r} stands twice in the header: remove one")
+        raise UserError(f"{where}: column {double[0]!r} occurs twice in the header: remove one")
     return cells
 
 
@@ -141,7 +141,7 @@ def checked(frame: pd.DataFrame, schema: pa.DataFrameSchema, path: Path) -> pd.D
         where = f"column {first['column']}" if first["schema_context"] == "Column" else "table"
         line = "" if pd.isna(first["index"]) else f" line {int(first['index']) + 2}"
         raise UserError(
-            f"{path}{line}: {where}: {first['failure_case']!r} is not as it should be ({first['check']}); "
+            f"{path}{line}: {where}: {first['failure_case']!r} is not valid ({first['check']}); "
             f"{len(error.failure_cases)} such cells: run the stage that writes it again"
         ) from None
     return frame

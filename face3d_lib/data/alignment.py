@@ -64,8 +64,8 @@ def align_folder(
 
     `workers`: number of processes (None: one for each core, fewer for small folders; 1: this process). `convention`:
     the meaning of the depth numbers (None: as dataset.json in `input_dir` declares). Raises UserError where the output
-    folder holds pairs of other settings or inputs, where another process writes there, where one of the folders lies in the
-    other, or where the disk is full.
+    folder holds pairs of other settings or inputs, where another process writes there, where one of the folders lies in
+    the other, or where the disk is full.
     """
     input_dir, output_dir = Path(input_dir), Path(output_dir)
     pairs = find_pairs(input_dir)

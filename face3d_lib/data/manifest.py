@@ -64,7 +64,7 @@ def read_manifest(root: Path, pair_ids: Iterable[str]) -> Manifest:
     if not path.is_file():
         raise UserError(f"{path}: is no file that can be read (a folder, or a link to nothing?): mend or remove it")
     if not _is_meant_for_us(path):
-        return Manifest(nothing, (f"{path}: has no column pair_id, so it is not used (sessions would stand there)",))
+        return Manifest(nothing, (f"{path}: has no column pair_id, so it is not used, and no session is known",))
     table = _with_plain_columns(path).apply(lambda cells: cells.str.strip())
     if not len(table):
         return Manifest(nothing, (f"{path}: has no rows, so no session is known",))
@@ -169,4 +169,4 @@ def _require_one_row_each(table: pd.DataFrame, path: Path) -> None:
         values = rows.drop(columns=["pair_id", "found"])
         if len(rows) > 1 and (rows["pair_id"].duplicated().any() or len(values.drop_duplicates()) > 1):
             lines = " and ".join(str(index + 2) for index in rows.index[:2])
-            raise UserError(f"{path} lines {lines}: {rows['found'].iloc[0]!r} stands there twice: keep one row")
+            raise UserError(f"{path} lines {lines}: {rows['found'].iloc[0]!r} occurs twice: keep one row")

@@ -1,4 +1,4 @@
-"""What one trained network does on people it never saw, and many trained networks side by side."""
+"""Rates of one trained network on people never seen, and comparisons of many trained networks."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,8 +29,8 @@ FAR = 0.01  # of the TAR that is reported beside the EER
 def unseen(network: Embedder, packed: Pack, division: Splits, folder: Path, replicates: int = 200) -> dict:
     """Embed the dev and test people into folder/unseen.npz and rate the network on the test people.
 
-    Keys: eer, tar (at FAR), rank1, each with _low and _high (95 %, people drawn again), and the numbers of genuine and
-    impostor comparisons. What too few people cannot show is NaN.
+    Keys: eer, tar (at FAR), rank1, each with _low and _high (95 %, bootstrap over people), and the numbers of genuine
+    and impostor comparisons. A rate that needs more people is NaN.
     """
     vectors = embed(network, packed, packed.rows(unseen_people(division)["pair_id"]))
     vectors.save(Path(folder) / "unseen.npz")
@@ -47,7 +47,7 @@ def unseen(network: Embedder, packed: Pack, division: Splits, folder: Path, repl
 
 
 def table_of(networks: list[Trained], setting: Callable[[dict], str]) -> pd.DataFrame:
-    """A row per network: setting (what `setting(parameters)` calls it), seed, and the metrics of its card."""
+    """A row for each network: setting (its name from `setting(parameters)`), seed, and the metrics of its card."""
     rows = [
         {"setting": setting(network.parameters), "seed": network.parameters["seed"]} | network.card.metrics
         for network in networks
@@ -56,7 +56,7 @@ def table_of(networks: list[Trained], setting: Callable[[dict], str]) -> pd.Data
 
 
 def spread(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """By setting: mean and standard deviation over seeds (NaN for one seed) of `columns`, and the number of seeds."""
+    """For each setting: mean and standard deviation of `columns` over seeds (NaN for one), and the number of seeds."""
     groups = table.groupby("setting", sort=False)
     parts = {"seeds": groups.size()}
     for column in columns:
@@ -66,10 +66,10 @@ def spread(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one system made of the test people's comparisons, and of the closed set's test pictures."""
+    """The results of one system on the test people's comparisons and on the closed set's test pictures."""
 
     trials: Trials
-    right: pd.Series  # by (pair_id, person): True where the picture was given its right name
+    right: pd.Series  # by (pair_id, person): True where the picture got the right name
 
 
 def outcome(network: Trained, division: Splits) -> Outcome:
@@ -84,7 +84,7 @@ def outcome(network: Trained, division: Splits) -> Outcome:
 
 
 def late_fusion(first: Trained, second: Trained, packed: Pack, division: Splits) -> tuple[Outcome, dict]:
-    """Two networks as one system: a weighted sum of their scores, with the weight chosen on dev people. And its metrics.
+    """(outcome, metrics) of two networks as one system, a weighted sum of scores with the weight chosen on dev people.
 
     On the closed set a picture gets the name of the template with the highest score; a template is the mean of a
     person's training pictures. Metrics: accuracy, eer, tar (at FAR), rank1, weight (of the first network), and
@@ -120,7 +120,7 @@ def _unseen_of(network: Trained) -> Embeddings:
 
 
 def _closed_set(network: Trained, packed: Pack, division: Splits) -> tuple[Embeddings, Embeddings]:
-    """The training and the test pictures, each embedded as it is, without its mirror image, as a classifier sees it."""
+    """The training and the test pictures, embedded without their mirror images, as a classifier sees them."""
     model, found = network.load(packed), []
     for part in (division.train, division.test):
         rows = packed.rows(part["pair_id"])
@@ -135,11 +135,11 @@ def _right(pair_ids: ArrayLike, people: ArrayLike, named: ArrayLike) -> pd.Serie
 
 
 def compare(first: list[Outcome], second: list[Outcome], replicates: int = 500) -> dict:
-    """The second system's rates minus the first's, with 95 % intervals from drawing people alike for both.
+    """The second system's rates minus the first's, with 95 % intervals from drawing the same people for both.
 
-    Each system is a list of outcomes, one for each training seed, whose means count: the interval tells what other
-    people would change, not what other seeds would. Keys: eer and accuracy (closed set), each with _low and _high, and
-    _shown: True when the interval leaves out 0.
+    Each system is a list of outcomes, one for each training seed, over which rates are averaged. The interval shows the
+    variation between people, not between seeds. Keys: eer and accuracy (closed set), each with _low and _high, and
+    _shown: True when the interval does not contain 0.
     """
     one, other = ([system.trials for system in group] for group in (first, second))
     rate = paired_bootstrap(one, other, lambda roc: roc.eer()[0], replicates)

@@ -1,4 +1,4 @@
-"""Pairs -> embeddings of unit length: whole splits, nothing dropped, the same numbers every time."""
+"""Embeddings of unit length for the pairs of a split: no pair is dropped, and every run gives the same numbers."""
 
 import zipfile
 from collections.abc import Callable, Iterable
@@ -23,7 +23,7 @@ from ..train.embedder import Embedder
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Vectors and whose they are."""
+    """Embeddings with the pair and the person that each belongs to."""
 
     pair_ids: np.ndarray  # (N,) str
     subject_ids: np.ndarray  # (N,) str
@@ -33,7 +33,7 @@ class Embeddings:
         return len(self.pair_ids)
 
     def select(self, pair_ids: Iterable[str]) -> "Embeddings":
-        """Those of `pair_ids`, in their order; UserError names the first that is not here."""
+        """The embeddings of `pair_ids`, in that order; UserError names the first pair_id that is missing."""
         place = {pair_id: row for row, pair_id in enumerate(self.pair_ids.tolist())}
         try:
             rows = [place[pair_id] for pair_id in pair_ids]
@@ -49,7 +49,7 @@ class Embeddings:
 
     @classmethod
     def load(cls, path: Path) -> "Embeddings":
-        """What `save` wrote; UserError when it is missing, damaged, or vectors are not of unit length."""
+        """The embeddings in a file of `save`; UserError if it is missing, damaged, or has vectors of other length."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 found = cls(file["pair_ids"], file["subject_ids"], file["vectors"])
@@ -65,8 +65,8 @@ class Embeddings:
 def embed_batch(embedder: Embedder, batch: Batch) -> torch.Tensor:
     """(B, D) float32 of unit length: the mean of a pair's unit vector and its mirror image's, renormalised.
 
-    The embedder is put into evaluation mode; float32 whatever it was trained in, so that no pair's vector
-    depends on the batch it was in (beyond 1e-5). UserError when a vector is not finite.
+    The embedder is put into evaluation mode and computes in float32, whatever it was trained in, so that a pair's
+    vector does not depend on the other pairs of its batch (beyond 1e-5). UserError when a vector is not finite.
     """
     embedder.eval()
     with torch.inference_mode(), torch.autocast(batch.rgb.device.type, enabled=False):
@@ -82,7 +82,8 @@ def embed(
 ) -> Embeddings:
     """The embeddings of the pairs at `rows` of the pack, in that order, made on the embedder's device.
 
-    without: "rgb" or "depth" is withheld from every pair, as if its camera had failed: its values are set to 0, which means that it is not there.
+    without: "rgb" or "depth" is withheld from every pair, as if its camera had failed: its values are set to 0, which
+    marks a missing modality.
     """
     rows = np.asarray(rows)
     device = next(embedder.parameters()).device
@@ -103,12 +104,12 @@ def embed(
 def whitening(vectors: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """A map (..., D) -> (..., D) that gives `vectors` (N, D) mean 0 and, but for shrinkage, unit covariance.
 
-    It needs no names. The vectors come from a sensor that the network was not trained for: what all of them share, and
-    the directions in which they scatter most because of the sensor, weigh less after whitening. The covariance is
-    shrunk as in Ledoit and Wolf (2004, "A well-conditioned estimator for large-dimensional covariance matrices"),
-    so fewer pairs than dimensions will do. UserError for fewer than two different vectors.
+    It needs no names. For vectors from a sensor that the network was not trained for, whitening removes the offset that
+    all of them share, and gives less weight to the directions in which they scatter most because of the sensor. The
+    covariance is shrunk as in Ledoit and Wolf (2004, "A well-conditioned estimator for large-dimensional covariance
+    matrices"), so fewer pairs than dimensions are enough. UserError for fewer than two different vectors.
     """
-    from sklearn.covariance import LedoitWolf  # here, because naming a face does not need a second of imports
+    from sklearn.covariance import LedoitWolf  # takes a second, and `identify` does without
 
     vectors = np.asarray(vectors, np.float64)
     if len(vectors) < 2 or not np.ptp(vectors, axis=0).any():

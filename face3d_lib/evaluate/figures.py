@@ -33,7 +33,7 @@ def plot_roc(ax: Axes, roc: Roc, label: str, system: int = 0) -> Axes:
     """TAR over FAR on a log axis, from one impostor comparison up; call it once for each system 0, 1, ...
 
     The curve is a staircase: its height at a FAR is TAR@FAR. The grey line is chance, TAR = FAR. A curve that cannot
-    be measured stands in the legend only.
+    be measured appears only in the legend.
     """
     _chance(ax, np.geomspace(1e-6, 1, 100), np.geomspace(1e-6, 1, 100))
     ax.set(xscale="log", ylim=(0, 1.02), xlabel="false accept rate (FAR)", ylabel="true accept rate (TAR)")
@@ -48,7 +48,7 @@ def plot_roc(ax: Axes, roc: Roc, label: str, system: int = 0) -> Axes:
 
 
 def plot_cmc(ax: Axes, rates: np.ndarray, label: str, system: int = 0, n_ranks: int = 20) -> Axes:
-    """Share of probes found among the best k of the gallery: `rates` of metrics.cmc, grey is chance."""
+    """Share of probes found among the best k of the gallery, `rates` of metrics.cmc; the grey line is chance."""
     shown = min(n_ranks, len(rates))
     rank = np.arange(1, shown + 1)
     _chance(ax, rank, rank / max(1, len(rates)))
@@ -68,7 +68,7 @@ def plot_score_histogram(
 ) -> Axes:
     """Densities of two kinds of scores on common bins, with their numbers, and the threshold.
 
-    Either may be empty; it then stands in the legend with its number, 0. A threshold that is None or NaN is not drawn.
+    Either may be empty and then appears in the legend with the number 0. A threshold that is None or NaN is not drawn.
     """
     import seaborn as sns  # takes a second to import, and only some plots need it
 
@@ -119,7 +119,7 @@ def plot_landmark_error(ax: Axes, error: np.ndarray, yaw_deg: np.ndarray, bin_de
     how: dict[str, Any] = {"fmt": "o", "color": BLUE, "elinewidth": 1.5, "capsize": 4}
     ax.errorbar((bins + 0.5) * bin_deg, middle, reach, label="median, 5-95 %", **how)
     ax.set(xlabel="head turned by, degrees of yaw", ylabel="error / inter-eye distance")
-    ax.set_ylim(0, max(0.1, 1.1 * np.percentile(error, 99)))  # a single lost face would hide all others
+    ax.set_ylim(0, max(0.1, 1.1 * np.percentile(error, 99)))  # a single large error would flatten all others
     beyond = int((error > ax.get_ylim()[1]).sum())
     if beyond:
         ax.annotate(f"{beyond} above", (0.98, 0.98), xycoords="axes fraction", ha="right", va="top", fontsize=10)
@@ -220,7 +220,7 @@ def plot_settings(ax: Axes, table: pd.DataFrame, column: str, label: str, order:
 
 
 def tsne(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
-    """t-SNE (van der Maaten and Hinton 2008) of unit vectors (N, D) by cosine: (N, 2); NaN for fewer than four vectors."""
+    """(N, 2): t-SNE (van der Maaten and Hinton 2008) of unit vectors (N, D) by cosine; NaN for fewer than four."""
     from sklearn.manifold import TSNE  # takes a second to import, and only this function needs it
 
     vectors = np.asarray(vectors, np.float32)
@@ -236,7 +236,7 @@ def tsne(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
 
 
 def plot_tsne(ax: Axes, points: np.ndarray, labels: Iterable[str], title: str = "") -> Axes:
-    """Points (N, 2) of `tsne`: a colour and a marker for each label, named in a legend below. "" is a label not known."""
+    """Points (N, 2) of `tsne`, a colour and a marker for each label, with a legend below. "" is an unknown label."""
     import seaborn as sns  # takes a second to import, and only some plots need it
 
     labels = np.array([literal(label) or "not known" for label in labels])

@@ -1,4 +1,4 @@
-"""Confidence intervals by the bootstrap over people: people are drawn again, never single pairs."""
+"""Confidence intervals by the bootstrap over people: each replicate draws people, never single pairs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from .scores import Trials, require_same_trials
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and its percentile bootstrap interval; what cannot be measured is NaN, and `reason` says why."""
+    """A value and its percentile bootstrap interval; a number that cannot be measured is NaN, and `reason` says why."""
 
     value: float
     low: float
     high: float
     level: float
     n_subjects: int
-    n_replicates: int  # those that had both genuine and impostor trials
+    n_replicates: int  # number of replicates with both genuine and impostor trials
     reason: str = ""
 
 
@@ -28,10 +28,10 @@ def subject_bootstrap(
 ) -> Interval:
     """The interval of `statistic(Roc)` when people are drawn again with replacement.
 
-    Trials share people, so drawing trials would make intervals several times too narrow. Here a person drawn
-    w times weighs w in genuine trials, and persons drawn v and w times weigh v * w in the impostor trials
-    between them. Value and interval are NaN without genuine or without impostor trials; the interval is NaN for
-    fewer than three people, of whom all usable draws are alike.
+    Trials share people, so drawing trials would make intervals several times too narrow. In this bootstrap, a genuine
+    trial of a person drawn w times has the weight w, and an impostor trial of people drawn v and w times has the weight
+    v * w. Value and interval are NaN without genuine or without impostor trials; the interval is NaN for
+    fewer than three people, because all their usable draws are alike.
 
     >>> subject_bootstrap(trials, lambda roc: roc.eer()[0])
     >>> subject_bootstrap(trials, lambda roc: roc.tar_at_far(1e-2))
@@ -52,9 +52,9 @@ def paired_bootstrap(
 ) -> Interval:
     """The interval of statistic(second) - statistic(first): the same trials, people drawn alike for both.
 
-    A list holds the same trials scored by several networks, for example those of several training seeds; the mean of
-    their statistics counts. A difference is shown when its interval leaves out 0, even where the intervals of the
-    single systems overlap. NaN as in `subject_bootstrap`.
+    A list holds the same trials scored by several networks, for example those of several training seeds; the
+    statistic is then the mean over the networks. A difference is shown when its interval does not contain 0, even if
+    the intervals of the single systems overlap. NaN as in `subject_bootstrap`.
     """
     first, second = ([part] if isinstance(part, Trials) else list(part) for part in (first, second))
     require_same_trials(*first, *second)
@@ -108,7 +108,7 @@ def _multiplicities(n_subjects: int, n_replicates: int, seed: int) -> np.ndarray
 
 
 def _interval(value: float, values: ArrayLike, n_subjects: int, level: float, least: int, reason: str = "") -> Interval:
-    """The interval of the replicates' `values`, where at least `least` people make it mean something."""
+    """The interval of the replicates' `values`; NaN for fewer than `least` people."""
     values = np.asarray(values, float)
     if not reason and n_subjects < least:
         reason = f"{n_subjects} people; an interval needs {least}"

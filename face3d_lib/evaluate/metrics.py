@@ -2,8 +2,8 @@
 
 A comparison is accepted exactly when its score is at least the threshold, everywhere. FAR and FRR are counted over
 the comparisons given (ISO/IEC 19795-1 calls these FMR and FNMR); `frr_with_fta` adds the pictures in which no face
-was found. A rate that the data cannot show is NaN, and a reason stands beside it wherever the result has room for
-one; scores that are NaN or infinite are errors. Thresholds are chosen on development people and applied to test
+was found. A rate that the data cannot show is NaN, with a reason if the result has a field for one. Scores that are
+NaN or infinite are errors. Thresholds are chosen on development people and applied to test
 people: `threshold_at_far(development impostors)`, then `rates_at(test genuine, test impostors, threshold)`.
 """
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """What one threshold does to a set of trials. Rates are shares in [0, 1], NaN where `reason` says why."""
+    """The rates of a set of trials at one threshold. Rates are shares in [0, 1]; `reason` says why one is NaN."""
 
     tar: float
-    achieved_far: float  # counted at the threshold, never the one asked for
+    achieved_far: float  # counted at the threshold; not the FAR that was asked for
     threshold: float
     false_accepts: int
     n_impostor: int
@@ -42,7 +42,7 @@ class OperatingPoint:
 
 @dataclass(frozen=True)
 class OpenSetPoint:
-    """Open-set identification at one threshold: known probes named rightly, unknown probes accepted."""
+    """Open-set identification at one threshold: known probes with the right name, and accepted unknown probes."""
 
     dir: float  # detection and identification rate, of the known probes
     achieved_far: float  # false alarm rate, of the unknown probes
@@ -76,10 +76,10 @@ class Roc:
         return bool(self.n_genuine and self.n_impostor)
 
     def eer(self) -> tuple[float, float]:
-        """The equal error rate, (FAR + FRR) / 2 where the two are nearest, and the threshold there (a score that occurs).
+        """The equal error rate, (FAR + FRR) / 2 where the two are nearest, and the threshold there, one of the scores.
 
-        Two thresholds can be equally near, one from each side; the larger mean is given, so that luck is not
-        reported. NaN and NaN where the curve is not measurable.
+        Two thresholds can be equally near, one on each side; the larger mean is returned, so that the rate is never
+        too good. NaN and NaN where the curve is not measurable.
         """
         if not self.measurable:
             return np.nan, np.nan
@@ -115,9 +115,9 @@ def threshold_at_far(impostor: np.ndarray, far: float) -> float:
 
 
 def threshold_at_far_or_above(impostor: np.ndarray, far: float) -> tuple[float, str]:
-    """`threshold_at_far`; where `far` is below 1 / their number, the lowest threshold that accepts none, with the reason.
+    """(`threshold_at_far`, ""); if `far` is below 1 / their number, the lowest threshold that accepts none, and why.
 
-    NaN with the reason where there are no scores at all: they say nothing about any threshold.
+    NaN and the reason where there are no scores, because then no threshold can be chosen.
     """
     threshold = threshold_at_far(impostor, far)
     if not np.isnan(threshold):
@@ -160,10 +160,10 @@ def tar_at_far(genuine: np.ndarray, impostor: np.ndarray, far: float) -> Operati
 
 
 def ranks(scores: np.ndarray, probe_subjects: np.ndarray, gallery_subjects: np.ndarray) -> np.ndarray:
-    """(P,) int: the rank at which each probe's own subject stands in the gallery, 1 = best. `scores` (P, G).
+    """(P,) int: the rank of each probe's own subject in the gallery, 1 = best. `scores` (P, G).
 
-    Ties count against the probe: whoever scores at least as high stands before it, so a constant score gives
-    the last rank. Several templates of one subject count by their best score. Raises ValueError where a
+    Ties count against the probe: every subject with at least the same score is ranked before its own, so a constant
+    score gives the last rank. Several templates of one subject count by their best score. Raises ValueError where a
     probe's subject is not enrolled.
     """
     scores, names = _per_subject(scores, gallery_subjects)  # (P, C)
@@ -177,7 +177,7 @@ def ranks(scores: np.ndarray, probe_subjects: np.ndarray, gallery_subjects: np.n
         raise ValueError(
             f"{absent.sum()} probes show nobody enrolled, the first: {np.asarray(probe_subjects)[absent][0]}"
         )
-    return (scores >= scores[np.arange(len(scores)), own][:, None]).sum(axis=1)  # it beats itself: 1-based
+    return (scores >= scores[np.arange(len(scores)), own][:, None]).sum(axis=1)  # 1 for the own score
 
 
 def cmc(
@@ -185,7 +185,8 @@ def cmc(
 ) -> np.ndarray:
     """Cumulative match characteristic: (n_ranks,) share of probes whose own subject is among the best k.
 
-    `scores` (P, G), closed set: everybody is enrolled. `n_ranks` None gives all; ties as in `ranks`; NaN without probes.
+    `scores` (P, G), closed set: everybody is enrolled. `n_ranks` None gives all; ties as in `ranks`; NaN without
+    probes.
     """
     rank = ranks(scores, probe_subjects, gallery_subjects)
     n_ranks = len(set(np.asarray(gallery_subjects).tolist())) if n_ranks is None else n_ranks
@@ -200,13 +201,14 @@ def leave_one_out_rank1(
     probes: np.ndarray | None = None,
     adapt: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]] | None = None,
 ) -> np.ndarray:
-    """(N,) each pair against all others: 1.0 where the most similar is of the same person, 0.0 where it is not.
+    """(N,) each pair against all others: 1.0 if the most similar one is of the same person, 0.0 if it is not.
 
-    `vectors` (N, D) of any length, compared by cosine; `subjects` (N,). `probes` (N, D): what looks for the others
-    in place of `vectors`, as the same pairs after a change. `adapt`: called for each person with the `vectors` of
-    all others, it returns a map of vectors that this person's probes and everybody are compared through
-    (`embed.whitening`): nobody is looked for in a space that has seen them. A tie between two people counts as 0,
-    as in `ranks`; whoever has no other pair cannot be found and gets NaN. Give what is not NaN to `mean_bootstrap`.
+    `vectors` (N, D) of any length, compared by cosine; `subjects` (N,). `probes` (N, D) are compared with `vectors`
+    in place of `vectors` themselves, for example the same pairs after a change. `adapt` is called for each person with
+    the `vectors` of all others. It returns a map, such as `embed.whitening`, that is applied to this person's probes
+    and to all `vectors` before they are compared, so that the map never depends on the person who is probed. A tie
+    between two people counts as 0, as in `ranks`. A pair of a person without any other pair gets NaN. The values that
+    are not NaN are meant for `mean_bootstrap`.
     """
     gallery, subjects = np.asarray(vectors, np.float64), np.asarray(subjects)
     probes = gallery if probes is None else np.asarray(probes, np.float64)
@@ -230,9 +232,9 @@ def dir_at(
     threshold: float,
     rank: int = 1,
 ) -> OpenSetPoint:
-    """Open-set rates at a threshold chosen elsewhere: `scores` (P, G) of known, `unknown_scores` (U, G) of unknown probes.
+    """Open-set rates at a threshold chosen elsewhere, from `scores` (P, G) of known and `unknown_scores` (U, G).
 
-    DIR is the share of known probes whose own subject stands at `rank` or better and scores >= threshold; FAR is the
+    DIR is the share of known probes whose own subject has `rank` or better and scores >= threshold; FAR is the
     share of unknown probes whose best score is >= threshold (Phillips, Grother and Micheals, "Evaluation methods in
     face recognition", in Handbook of Face Recognition, 2nd ed. 2011, ch. 21). NaN with the reason where there is no
     threshold, and for the rate of which there are no probes.
@@ -267,7 +269,7 @@ def nearest_share(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]
 
 
 def frr_with_fta(fnmr: float, fta: float) -> float:
-    """FTA + FNMR * (1 - FTA): who is not acquired is rejected (ISO/IEC 19795-1, one attempt)."""
+    """FTA + FNMR * (1 - FTA): a person who is not acquired counts as rejected (ISO/IEC 19795-1, one attempt)."""
     return fta + fnmr * (1 - fta)
 
 
@@ -283,9 +285,9 @@ def wilson(count: int, n: int, z: float = 1.96) -> tuple[float, float]:
 def failure_rates(status: np.ndarray, group: np.ndarray) -> "pd.DataFrame":
     """Failure to acquire: columns group, n, failed, rate, low, high (Wilson 95 %), and a last row "all".
 
-    `status` (N,) is "ok" or why not, `group` (N,) any label, such as a column of conditions.
+    `status` (N,) is "ok" or the reason of a failure; `group` (N,) is any label, such as a column of conditions.
     """
-    import pandas as pd  # here, because naming a face needs the rest of this file and not pandas
+    import pandas as pd  # here, because `face3d identify` uses this file but not pandas
 
     frame = pd.DataFrame({"group": np.asarray(group).astype(str), "failed": np.asarray(status) != "ok"})
     table = frame.groupby("group")["failed"].agg(n="size", failed="sum").reset_index()
@@ -298,8 +300,8 @@ def failure_rates(status: np.ndarray, group: np.ndarray) -> "pd.DataFrame":
 def best_weight(first: Trials, second: Trials, n_steps: int = 101) -> float:
     """The w in [0, 1] for which w * first + (1 - w) * second has the lowest EER; for development trials.
 
-    Of equally good weights the middle one is taken, the furthest from where it gets worse. Where the development
-    trials show no EER, both systems count alike: 0.5.
+    Of equally good weights the middle one is taken, which is farthest from worse weights. Where the development
+    trials give no EER, both systems get the same weight, 0.5.
     """
     if first.same.all() or not first.same.any():
         return 0.5
@@ -350,7 +352,7 @@ class Curve:
         )
 
     def _share(self, place: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
-        """Share of the weight at or above each threshold, (K,); NaN where nothing is weighed."""
+        """Share of the weight at or above each threshold, (K,); NaN if the total weight is 0."""
         if not len(place):
             return np.full(len(self.threshold), np.nan)
         passed = np.cumsum(np.bincount(place, weight, minlength=len(self.threshold) - 1))
@@ -358,7 +360,7 @@ class Curve:
 
 
 def curves_of(*systems: Trials) -> list[Curve]:
-    """A curve per system; all of them made the same trials."""
+    """A curve for each system; all systems must have made the same trials."""
     subject_a, subject_b = subject_numbers(systems[0])
     return [Curve(trials.score, trials.same, subject_a, subject_b) for trials in systems]
 

@@ -1,7 +1,7 @@
-"""Pictures in one style: pairs, depth, normals, a match; and figures as files.
+"""Pictures of pairs, depth, normals and matches in one style, and figures as files.
 
 Importing this file sets the style for the whole session. Colours are those of Okabe and Ito ("Color universal
-design", 2008), which colour-blind readers tell apart. A grey place in a depth picture has no reading.
+design", 2008), which colour-blind readers can tell apart. A grey pixel in a depth picture has no reading.
 """
 
 import io
@@ -109,9 +109,10 @@ def plot_pairs_grid(
 def plot_match(
     axes: Sequence[Axes], probe_rgb: np.ndarray, match_rgb: np.ndarray | None, match: Any, true_name: str = ""
 ) -> Sequence[Axes]:
-    """A probe on axes[0]; on axes[1] the best candidate: `match` of Gallery.identify and that one's picture.
+    """A probe on axes[0]; on axes[1] the best candidate of `match`, the result of Gallery.identify.
 
-    The frame is blue where the probe was accepted and red where it was not. match_rgb is None where nobody is enrolled.
+    The frame is blue if the probe was accepted and red if it was not. match_rgb, the candidate's picture, is None if
+    nobody is enrolled.
     """
     show_rgb(axes[0], probe_rgb, f"probe{': ' + short(true_name) if true_name else ''}")
     best = short(match.candidates[0][0]) if match.candidates else "nobody is enrolled"
@@ -127,11 +128,11 @@ def plot_match(
 
 
 def depth_surface(rgb: np.ndarray, depth: np.ndarray, depth_per_px: float = 1.0, cells: int = 112) -> "go.Figure":
-    """A surface one can turn, a plotly Figure under 150 kB: depth (H, W) in the picture's colours.
+    """A surface that the reader can turn, a plotly Figure under 150 kB: depth (H, W) in the picture's colours.
 
     `depth` is canonical; `depth_per_px` is the depth units that a pixel measures across the face, so that the
-    face is not stretched. The picture is thinned to at most `cells` rows and columns; holes and what lies far
-    from the face are left open.
+    face is not stretched. The picture is thinned to at most `cells` rows and columns; holes and points far from
+    the face are left out.
     """
     import plotly.graph_objects as go  # takes half a second to import, and only this function needs it
 

@@ -1,7 +1,8 @@
-"""The protocol on people whom the network never saw: who is enrolled, who is probed, and which comparisons are made.
+"""The protocol on people never seen in training: who is enrolled, who is probed, and which comparisons are made.
 
-Development people (`dev`) choose thresholds and weights, test people (`test`) are reported. Each group has a gallery
-(the enrolled people's first session), probes of enrolled people, and probes of people who are not enrolled.
+Thresholds and weights are chosen on development people (`dev`), and rates are reported on test people (`test`). Each
+group has a gallery (the enrolled people's first session), probes of enrolled people, and probes of people who are not
+enrolled.
 """
 
 from dataclasses import dataclass
@@ -48,13 +49,13 @@ class OpenSet:
 
     @property
     def alarms(self) -> np.ndarray:
-        """(P + U,) how high probes score with people whom they do not show, at best: what a threshold has to exceed.
+        """(P + U,) the best score of each probe with people whom it does not show, from which a threshold is chosen.
 
-        The probes of enrolled people count as unknown ones too, without their own template, so that few development
+        Probes of enrolled people count as unknown probes too, without their own template, so that few development
         people give more scores.
         """
         own = alarm_scores(self.known, self.probes.subject_ids, self.enrolled.subject_ids)
-        others = len(self.enrolled) > 1  # with one person enrolled, a probe of that person resembles nobody else
+        others = len(self.enrolled) > 1  # with one person enrolled, a probe of that person has no other template
         parts = [own if others else own[:0], self.best_of_unknown if len(self.enrolled) else self.best_of_unknown[:0]]
         return np.concatenate(parts)
 

@@ -1,4 +1,4 @@
-"""How a training notebook ends: the network is rated, the rates are printed, and the model is saved with its card."""
+"""The last steps of a training notebook: it rates the network, prints the rates, and saves the model with its card."""
 
 import math
 
@@ -22,8 +22,8 @@ def rate_training(this: Run, data: TrainingData, network: Embedder, loss: nn.Mod
     embeddings of the unseen people) into the folder of the run.
 
     Returns the values of the parameters `loss` and `modality`; the counts people, train, eval and test; accuracy, the
-    share of test pictures that got the right name, with its 95 % interval accuracy_low and accuracy_high (people drawn
-    again; all three are NaN without test pictures); and the rates of `compare.unseen`.
+    share of test pictures that got the right name, with its 95 % interval accuracy_low and accuracy_high (bootstrap
+    over people; all three are NaN without test pictures); and the rates of `compare.unseen`.
     """
     rows, labels = data.test
     table = data.splits.test[["pair_id", "cls_name"]]

@@ -1,9 +1,9 @@
-"""Embeddings to scores: cosine similarity, genuine and impostor trials, templates, fusion of systems.
+"""Scores of embeddings: cosine similarity, genuine and impostor trials, templates, fusion of systems.
 
-A score is a cosine similarity, higher = more alike, never a distance. A vector of zeros is a failed template
-(no face, no usable depth): it stays in the count and scores FAILED against everybody, as in the NIST FRTE
-interface, where a matcher must accept such templates and answer -1. NaN is never a score: it would win every
-argmax and pass every `score < threshold`.
+A score is a cosine similarity and never a distance; a higher score means more alike. A vector of zeros is a failed
+template (no face, no usable depth). It is counted and scores FAILED against everybody, as in the NIST FRTE interface,
+where a matcher must accept such templates and answer -1. NaN is never a score, because NaN would win every argmax and
+never count as below a threshold.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ MAX_ALL_VS_ALL = 10_000  # embeddings; more make over 50 million trials
 
 @dataclass(frozen=True, eq=False)
 class Trials:
-    """Comparisons of two pairs each, T of them: score, and which two of E embeddings were compared."""
+    """T comparisons (trials) of two pairs each: the score, and which two of E embeddings were compared."""
 
     score: np.ndarray  # (T,) float32
     a: np.ndarray  # (T,) int, row of the first side in pair_ids and subject_ids
@@ -45,7 +45,7 @@ class Trials:
 
     @cached_property
     def same(self) -> np.ndarray:
-        """(T,) bool: both sides are the same subject."""
+        """(T,) bool: whether both sides show the same subject."""
         codes = self.subject_codes
         return codes[self.a] == codes[self.b]
 
@@ -109,14 +109,14 @@ def genuine_impostor(embeddings: "Embeddings", pairs: "pd.DataFrame | None" = No
 
     `embeddings` has pair_ids (N), subject_ids (N), vectors (N, D). `pairs` has the columns pair_id_a,
     pair_id_b and same ("1"/"0" or bool). Raises UserError where a row names a pair without embedding,
-    compares a pair with itself, repeats a trial, or says `same` of two subjects: a table and embeddings that
-    disagree are not of one experiment.
+    compares a pair with itself, repeats a trial, or has a wrong `same`: a table and embeddings that disagree do not
+    belong to one experiment.
     """
     pair_ids, subject_ids = np.asarray(embeddings.pair_ids), np.asarray(embeddings.subject_ids)
     vectors = np.asarray(embeddings.vectors)
     acquired = check_vectors(vectors)
     if len(set(pair_ids.tolist())) < len(pair_ids):
-        raise ValueError("embeddings: a pair_id stands there twice")
+        raise ValueError("embeddings: a pair_id occurs twice")
     a, b = _all_sides(len(pair_ids)) if pairs is None else _sides_of_table(pairs, pair_ids)
     score = np.empty(len(a), np.float32)
     for start in range(0, len(a), 65536):
@@ -136,9 +136,9 @@ def genuine_impostor(embeddings: "Embeddings", pairs: "pd.DataFrame | None" = No
 
 
 def alarm_scores(scores: np.ndarray, probe_subjects: np.ndarray, gallery_subjects: np.ndarray) -> np.ndarray:
-    """(P,) the best score of each probe with anybody but its own subject: what an unknown person would reach.
+    """(P,) the best score of each probe with anybody but its own subject, as an unknown person would get.
 
-    `scores` (P, G). Probes of enrolled people serve as unknown ones too, their own templates left out, so that a
+    `scores` (P, G). Probes of enrolled people serve as unknown probes too, without their own templates, so that a
     threshold can be chosen on few development people. FAILED where nobody else is enrolled.
     """
     own = np.asarray(probe_subjects)[:, None] == np.asarray(gallery_subjects)[None]
@@ -148,9 +148,8 @@ def alarm_scores(scores: np.ndarray, probe_subjects: np.ndarray, gallery_subject
 def templates(embeddings: "Embeddings") -> "Embeddings":
     """One embedding per subject, in order of name: the mean of its unit vectors, made unit length again.
 
-    Comes back in the type of `embeddings` (a dataclass), with pair_ids = subject_ids. Failed vectors do not
-    count; a subject that has no other gets a failed template (zeros), and so does one whose vectors cancel
-    out.
+    The result has the type of `embeddings` (a dataclass), with pair_ids = subject_ids. Failed vectors do not count. A
+    subject that has no other vectors, or whose vectors cancel out, gets a failed template (zeros).
     """
     vectors = np.asarray(embeddings.vectors)
     check_vectors(vectors)
@@ -165,8 +164,7 @@ def templates(embeddings: "Embeddings") -> "Embeddings":
 def fuse(scores: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
     """The weighted mean (float32) of the scores of several systems, arrays of one shape.
 
-    Cosine scores share a scale, so they are added as they are. A failure (-1) of one system pulls the sum
-    down.
+    Cosine scores share a scale, so they are added without rescaling. A failure (-1) of one system lowers the sum.
     """
     shares = np.asarray(weights, np.float64)
     if len(scores) != len(shares) or (shares < 0).any() or not shares.sum() > 0:
@@ -216,7 +214,7 @@ def _sides_of_table(pairs: "pd.DataFrame", pair_ids: np.ndarray) -> tuple[np.nda
     if (count > 1).any():
         first = trial[count > 1][0]
         left, right = pair_ids[first // len(pair_ids)], pair_ids[first % len(pair_ids)]
-        raise UserError(f"pairs table: {(count > 1).sum()} trials stand there twice, the first is {left!r}, {right!r}")
+        raise UserError(f"pairs table: {(count > 1).sum()} trials occur twice, the first is {left!r}, {right!r}")
     return a, b
 
 

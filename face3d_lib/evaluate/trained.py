@@ -1,7 +1,7 @@
 """Trained models by name: where a run keeps them, their cards, and what they are called in tables and pictures.
 
 A model's name is its place below a run: "rgb/30_train_softmax", "arcface/31_train_arcface", or with a last part where
-a notebook trains several, "45_transfer_depth/depth_0". A part that leaves no doubt will do: "rgb" where the run
+a notebook trains several, "45_transfer_depth/depth_0". A part is enough if it is unambiguous: "rgb" if the run
 "rgb" holds one model only. Models are looked for in the run itself, then in the runs around it.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..train.embedder import Embedder
     from ..train.model_files import ModelCard
 
-LEGENDS = {"rgb": "RGB", "depth": "depth", "rgbd": "RGB-D"}  # names of runs -> what legends say
+LEGENDS = {"rgb": "RGB", "depth": "depth", "rgbd": "RGB-D"}  # name of a run -> its label in legends
 STAGE = re.compile(r"\d\d_\w+")  # the name of a notebook
 
 
@@ -38,7 +38,7 @@ class Trained:
 
     @cached_property
     def card(self) -> "ModelCard":
-        """The model's card; UserError where it is not as it should be."""
+        """The model's card; UserError if it is missing or not valid."""
         from ..train.model_files import read_card
 
         return read_card(self.folder / "model")
@@ -55,7 +55,7 @@ class Trained:
 
     @property
     def stage(self) -> str:
-        """The stage that made the model, such as "rgb/30_train_softmax": what `Run.need` takes."""
+        """The stage that made the model, such as "rgb/30_train_softmax", as `Run.need` takes it."""
         return stage_of(self.model)
 
     def load(self, pack: "Pack | None" = None, device: str = "cpu") -> "Embedder":
@@ -82,9 +82,9 @@ def find_models(run: str, names: list[str]) -> list[Trained]:
 
 
 def need_models(this: "Run", names: list[str]) -> list[Trained]:
-    """`find_models` for an open run, which records what it reads; what is missing is made as `Run.need` makes it.
+    """`find_models` for an open run, which records what it reads; a missing model is made as `Run.need` makes a stage.
 
-    Without names all models of the run's sweep.
+    Without names, all models of the run's sweep are returned.
     """
     names = names or sweep_models(this.run)
     for name in names:
@@ -97,9 +97,9 @@ def need_models(this: "Run", names: list[str]) -> list[Trained]:
 
 
 def fusion_of(networks: list[Trained], names: list[str]) -> list[Trained]:
-    """The two networks whose scores are to be added, named by their short or whole names; [] where one is not among them.
+    """The two networks whose scores are to be added, by their short or whole names; [] if one is not among `networks`.
 
-    That is said in a line, because the usual two need not be there. UserError unless none or two are named.
+    A line is then printed, because the usual two need not be there. UserError unless none or two are named.
     """
     if len(names) not in (0, 2):
         raise UserError(f"late_fusion = {names}: name two of the models, or none: []")
@@ -111,7 +111,7 @@ def fusion_of(networks: list[Trained], names: list[str]) -> list[Trained]:
 
 
 def sweep_models(run: str) -> list[str]:
-    """The models that the run's sweep has trained. Runs of the sweep that failed are left out and said in a line."""
+    """The names of the models that the run's sweep has trained. Failed runs are left out, which a printed line says."""
     path = run_folder(run) / "sweep.json"
     if not path.is_file():
         raise UserError(f"{path}: not there: face3d sweep FILE {run} makes it")

@@ -1,6 +1,6 @@
-"""What tables and pictures call the systems, designs and losses that files name by short keys."""
+"""The labels that tables and pictures use for systems, designs and losses, which files name by short keys."""
 
-LABELS = {  # key in the files of a run -> words for a reader
+LABELS = {  # key in the files of a run -> label for readers
     "rgb": "RGB",
     "depth": "depth: normals and relative depth",
     "depth normals_depth": "depth: normals and relative depth",
@@ -43,15 +43,15 @@ LABELS = {  # key in the files of a run -> words for a reader
 
 
 def words(key: str) -> str:
-    """The words for a system, design or loss; the key itself where there are none."""
+    """The label of a system, design or loss; the key itself if it has no label."""
     return LABELS.get(key, key)
 
 
 def design_of(parameters: dict) -> str:
     """The key of a network's design, from the parameters of its training notebook.
 
-    The modality comes first, then the encoding (of depth alone) or the fusion (of RGB-D), then what differs from the
-    usual first filters and from training without modality dropout.
+    The modality comes first, then the encoding (of depth alone) or the fusion (of RGB-D), then the first depth filters
+    and modality dropout, if they differ from the defaults.
     """
     kind = {"rgb": [], "depth": [parameters["encoding"]], "rgbd": [parameters["fusion"]]}[parameters["modality"]]
     stem = parameters.get("depth_stem", "mean")

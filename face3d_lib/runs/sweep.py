@@ -124,7 +124,7 @@ def run_sweep(path: Path, name: str, jobs: int = 1, progress: bool = True) -> in
     Returns 0 when every run is done, else the first exit code that is not 0.
 
     Writes runs/<name>/sweep.json: a row for each run with its parameters and status. A signal is passed on to the
-    runs at work, which save; the same command goes on from there.
+    runs at work, which save; the same command then resumes.
     """
     data, training = read_sweep(path, name)
     work = Workers(max(1, cores() // jobs), pictures=False)

@@ -77,7 +77,7 @@ class Workers:
         self.children: set[subprocess.Popen] = set()
 
     def do(self, job: Job, threads: int | None = None) -> int:
-        """Run the job unless it is done; returns the exit code. The output goes to <notebook>.log in the run's folder."""
+        """Run the job unless it is done; returns its exit code. The log is <notebook>.log in the run's folder."""
         if self.stopped:
             return EXIT_CODES["preempted"]
         if up_to_date(job.notebook, job.run, job.parameters, self.pictures):

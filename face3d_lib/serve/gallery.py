@@ -1,11 +1,11 @@
-"""The enrolled people: one template for each, kept with the threshold and the model that they are good for.
+"""The enrolled people: one template for each, kept with the threshold and the model that they belong to.
 
-A face can be rebuilt from its template, so a gallery is kept as a face picture would be: its folder is for its owner
-only (0700, files 0600, whatever the umask), it can forget a person, and nothing of that person stays in the folder.
-(The disk below may keep old blocks; disk encryption is for that.) There are two files, and no pickle:
-templates-<sha256>.safetensors holds the vectors, and gallery.json holds everything else and names the first. Renaming
-gallery.json is the whole change: before it the old gallery stands, after it the new one. A template that is not finite
-or not of unit length is refused when it is enrolled and when it is read: one NaN would win every search.
+A face can be reconstructed from its template, so a gallery is protected like pictures of faces. Only its owner can
+enter the folder (0700, files 0600, whatever the umask). A person can be deleted, and nothing of that person then stays
+in the folder. (The disk may keep old blocks, against which disk encryption helps.) There are two files, and no pickle:
+templates-<sha256>.safetensors holds the vectors, and gallery.json holds everything else and names the first. A change
+happens when gallery.json is renamed: before that the old gallery is valid, afterwards the new one. A template that is
+not finite or not of unit length is refused when it is enrolled and when it is read: one NaN would win every search.
 """
 
 import difflib
@@ -37,10 +37,10 @@ FORMAT = "face3d gallery 2"
 
 @dataclass(frozen=True)
 class Match:
-    """Whom a probe was taken for."""
+    """The result of comparing a probe with a gallery."""
 
     known: bool  # score >= threshold
-    name: str | None  # of the person who is accepted; None where nobody is
+    name: str | None  # of the person as whom the probe is accepted; None if it is rejected
     score: float  # of the best candidate, in [-1, 1]; -1 where nobody is enrolled
     threshold: float
     candidates: tuple[tuple[str, float], ...]  # the best k as (name, score), best first, accepted or not
@@ -48,7 +48,7 @@ class Match:
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """Templates of G people and the rule to accept one: score >= threshold, chosen on development people."""
+    """Templates of G people, and the threshold on the score from which a probe is accepted."""
 
     names: tuple[str, ...]  # G, each once; any text
     templates: np.ndarray  # (G, D) float32, unit length, read-only
@@ -68,16 +68,16 @@ class Gallery:
         try:
             acquired = check_vectors(stored, "templates")
         except ValueError as error:
-            raise UserError(f"gallery: {error}; enrol again from sound embeddings") from None
+            raise UserError(f"gallery: {error}; enrol again from valid embeddings") from None
         if not len(self.names) == len(stored) == len(self.references):
             raise UserError(f"gallery: {len(self.names)} names for {len(stored)} templates: enrol again")
         if not acquired.all():
-            raise UserError(f"gallery: no usable image of {self.names[acquired.argmin()]!r}: leave them out")
+            raise UserError(f"gallery: no usable image of {self.names[acquired.argmin()]!r}: leave this person out")
         if len(set(self.names)) < len(self.names) or "" in self.names:
             raise UserError("gallery: each person needs a name, and no two the same: rename, then enrol again")
         if not FAILED < self.threshold < np.inf or not 0 <= self.development_far <= 1:
             raise UserError(
-                f"gallery: threshold {self.threshold} at FAR {self.development_far} decides nothing: "
+                f"gallery: threshold {self.threshold} at FAR {self.development_far} cannot be used: "
                 "choose it on more development data"
             )
 
@@ -93,8 +93,8 @@ class Gallery:
     ) -> "Gallery":
         """A gallery of everybody in `embeddings`: one template from all pictures of each (scores.templates).
 
-        The first picture of each person is kept as the one to show. UserError where an embedding is not finite, not of
-        unit length, or a person has no usable picture.
+        The first picture of each person is kept as the picture to show. UserError where an embedding is not finite, not
+        of unit length, or a person has no usable picture.
         """
         try:
             people = templates(embeddings)
@@ -108,11 +108,11 @@ class Gallery:
         return cls(names, people.vectors, model_id, float(threshold), float(development_far), model, shown, note)
 
     def identify(self, vector: np.ndarray, k: int = 5) -> Match:
-        """Whom the unit vector (D,) shows: the best candidate where the score is >= threshold, else nobody.
+        """The person whom the unit vector (D,) shows: the best candidate if the score is >= threshold, else nobody.
 
         A vector of zeros (no face was found) scores -1. Raises UserError where the vector is not finite or has
-        another length than the templates. Whatever is not finite in the gallery counts as -1 and can neither
-        win nor be accepted.
+        another length than the templates. A template that is not finite scores -1 and can neither win
+        nor be accepted.
         """
         try:
             check_vectors(np.asarray(vector)[None], "probe")
@@ -120,20 +120,20 @@ class Gallery:
                 raise ValueError(f"probe has {len(vector)} dimensions, the gallery {self.templates.shape[1]}")
         except ValueError as error:
             raise UserError(f"{error}: embed it with the model of the gallery") from None
-        sound = np.isfinite(self.templates).all(axis=1)  # checked before, but this decides who opens the door
+        sound = np.isfinite(self.templates).all(axis=1)  # checked before, but an error here would accept a stranger
         scores = np.full(len(self.names), FAILED)
         scores[sound] = cosine(np.asarray(vector)[None], self.templates[sound])[0]
         best = np.argsort(-scores, kind="stable")[:k]
         candidates = tuple((self.names[row], float(scores[row])) for row in best)
         score = candidates[0][1] if candidates else FAILED
-        known = bool(score >= self.threshold)  # never "not below": NaN would pass
+        known = bool(score >= self.threshold)  # not `not score < threshold`, which NaN would pass
         return Match(known, candidates[0][0] if known else None, score, self.threshold, candidates)
 
     def find(self, name: str) -> str:
         """The enrolled name that `name` means: the same text, else the same letters in another Unicode form.
 
-        A folder copied from a Mac spells an accent as two characters where a keyboard gives one. UserError where
-        nobody is called so, or two people are.
+        In a folder copied from a Mac an accented letter is two characters, where a keyboard gives one. UserError if
+        nobody has this name, or two people have it.
         """
         found = [name] if name in self.names else [other for other in self.names if _letters(other) == _letters(name)]
         if len(found) == 1:
@@ -174,20 +174,20 @@ class Gallery:
         if self.model_id != model_id:
             raise UserError(
                 f"{where}: enrolled with model {self.model_id[:12]}, asked with {model_id[:12]}: "
-                "their vectors do not compare, enrol again"
+                "vectors of two models cannot be compared: enrol again"
             )
 
 
 def enrol_everybody(
     vectors: "Embeddings", development: Sequence[str], far: float, model_id: str, model: str = ""
 ) -> Gallery:
-    """The gallery that is served: everybody in `vectors`, with a threshold chosen against this very gallery.
+    """The gallery that is served: everybody in `vectors`, with a threshold chosen for this gallery.
 
     development: pair_ids of people who took no part in training. Each of these pictures is compared with everybody
-    but its own person, so that it stands for a stranger, and the lowest threshold is taken at which at most the share
-    `far` of them is accepted. Where there is no such picture, all pictures stand for strangers instead. The network
-    was trained on most of those people and tells them apart better than real strangers, so more strangers than `far`
-    will be accepted; `note` of the gallery says which of the two was done.
+    but its own person, as if it showed an unknown person, and the lowest threshold is taken at which at most the share
+    `far` of them is accepted. Where there is no such picture, all pictures are used in this way. The network
+    was trained on most of those people and tells them apart better than unknown people, so a larger share than `far` of
+    unknown people will be accepted. The gallery's `note` says which pictures were used.
     """
     everybody = templates(vectors)
     pair_ids = list(development) or vectors.pair_ids.tolist()
@@ -202,10 +202,10 @@ def enrol_everybody(
 
 
 def open_gallery(folder: Path) -> Gallery:
-    """The gallery of a folder whatever its model; it ends what a kill interrupted, where the folder can be written."""
+    """The gallery of a folder, whatever its model; a change that a kill interrupted is finished if possible."""
     folder = Path(folder)
     _require_gallery(folder)
-    if not os.access(folder, os.W_OK):  # read-only media: nobody writes here, so there is nothing to end or to wait for
+    if not os.access(folder, os.W_OK):  # read-only media: nobody writes, so there is nothing to finish or to wait for
         return _read(folder)
     with _owned(folder):
         gallery = _read(folder)
@@ -217,8 +217,8 @@ def forget(folder: Path, name: str) -> str:
     """Delete a person from the gallery in `folder`; returns the name as it was enrolled.
 
     Neither the template, nor the name, nor the file names of the person's pictures stay in any file of the folder.
-    Killed midway, it has happened or not; the next reader or writer, such as the same command again, removes what was
-    left. UserError as of `Gallery.find`, and where the gallery is missing or damaged.
+    If this is killed, the person is either deleted or not; the next reader or writer, such as the same command again,
+    removes leftover files. UserError as of `Gallery.find`, and where the gallery is missing or damaged.
     """
     folder = Path(folder)
     _require_gallery(folder)
@@ -240,7 +240,7 @@ def _require_gallery(folder: Path) -> None:
 
 
 def _write(gallery: Gallery, folder: Path) -> None:
-    """Templates first, then gallery.json, whose renaming is the change; then the old templates go."""
+    """Write the templates first, then gallery.json, whose renaming is the change; then delete the old templates."""
     tensors = save({"templates": gallery.templates})
     digest = hashlib.sha256(tensors).hexdigest()
     file = f"templates-{digest[:16]}.safetensors"

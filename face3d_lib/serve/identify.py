@@ -1,4 +1,4 @@
-"""From two files to a name: what `face3d identify` does.
+"""The steps of `face3d identify`, from two files to a name.
 
 The cheap checks come first (files, gallery, where a picture may be written); torch and the network are imported and
 loaded only when they have passed.
@@ -24,11 +24,11 @@ LOOK, STAGE = "00_look_at_pairs", "50_predict_identity"
 
 @dataclass(frozen=True)
 class Answer:
-    """Whom a probe was taken for, and what a picture of it needs."""
+    """The match of a probe, and the pictures to show beside it."""
 
     match: "Match"
     probe: RGBDPair
-    best: Path | None  # the aligned picture of the best candidate; None where nobody is enrolled or it is not there
+    best: Path | None  # the aligned picture of the best candidate; None if nobody is enrolled or the file is missing
     note: str  # how the threshold was chosen
 
 
@@ -45,8 +45,8 @@ def identify(
 ) -> Answer:
     """Ask the gallery of a run whose face a pair of files shows.
 
-    What the numbers of the depth file mean is declared by the dataset.json near it or by the parameters; a pair from
-    the run's own raw folder is read as the run read it.
+    The meaning of the numbers in the depth file is declared by the dataset.json near it or by the parameters; a pair
+    from the run's own raw folder is read as the run read it.
 
     UserError where a file is missing or cannot be used, no face is found, or the run has no gallery or another model
     than the gallery was made with.
@@ -98,7 +98,7 @@ def existing(path: Path, what: str) -> Path:
 
 
 def check_target(path: Path, run: str, rgb: Path, depth: Path) -> Path:
-    """Where a picture of the answer may be written: a new .png outside of every folder of raw data. UserError else.
+    """`path`, if a picture may be written there: a new .png outside of all folders of raw data; UserError if not.
 
     A new file among the raw pictures would be taken for a person's picture, and an existing one could be an input.
     """
@@ -131,7 +131,7 @@ def write_comparison(path: Path, answer: Answer) -> None:
 
 
 def _raw_folder(run: str) -> Path | None:
-    """The folder of raw pairs that the run was made from, resolved; None where the run does not say."""
+    """The folder of raw pairs that the run was made from, resolved; None if the run does not record it."""
     look = find_stage(run, LOOK)
     if look is None or not (look / "source.json").is_file():
         return None
@@ -139,6 +139,6 @@ def _raw_folder(run: str) -> Path | None:
 
 
 def _declaring_folder(rgb: Path) -> Path:
-    """The folder whose dataset.json speaks for the picture: its own, else that above the person's folder."""
+    """The folder whose dataset.json applies to the picture: its own folder, else the one above the person's folder."""
     parents = Path(rgb).resolve().parents[:2]
     return next((folder for folder in parents if (folder / "dataset.json").exists()), parents[0])

@@ -134,7 +134,7 @@ class MeanHead:
         return int(((self.degrees - degrees) ** 2 + (self.height - height) ** 2).argmin())
 
     def bump(self, cx: float, cy: float, sx: float, sy: float, dx: float, dy: float, dz: float) -> np.ndarray:
-        """The displacement (3, R, C) of a bump at (cx, cy), sx and sy wide, towards (dx, dy, dz); mirrored if cx > 0."""
+        """The displacement (3, R, C) of a bump at (cx, cy), widths sx, sy, towards (dx, dy, dz); mirrored if cx > 0."""
         right = gauss(self.x, self.y, cx, cy, sx, sy) * self.front
         left = gauss(self.x, self.y, -cx, cy, sx, sy) * self.front if cx > 0 else 0 * right
         return np.stack([(right - left) * f32(dx), (right + left) * f32(dy), (right + left) * f32(dz)])

@@ -1,7 +1,7 @@
 """Augmentation of a batch on its device: one geometry for colour and depth, and draws of its own for every pair.
 
-All draws are functions of numbers (see draws.py), so a pair is changed in the same way in whatever batch, in whichever
-process and on whichever device it comes up; a CPU and a GPU differ by rounding only.
+All draws are functions of numbers (see draws.py), so a pair is changed in the same way in any batch, in any process and
+on any device; a CPU and a GPU differ by rounding only.
 """
 
 from dataclasses import dataclass, replace
@@ -76,11 +76,11 @@ def _normal_table(device: torch.device) -> torch.Tensor:
 
 
 def augment(batch: Batch, how: Augmentation, keys: np.ndarray, modality: Modality = "rgbd") -> Batch:
-    """A changed copy of `batch`: colour uint8, depth float32 with 0 for no reading, as they came.
+    """A changed copy of `batch`, in the same types: colour uint8, depth float32 with 0 for no reading.
 
-    keys: (B,) int64 from `sample_keys`; what becomes of a pair depends on its key and on nothing else. Holes in the
-    depth stay holes, and changes of colour leave depth alone. modality: what the network sees. For "rgb" depth, and
-    for "depth" colour, comes back as it was, because changing it would take up to half of the time for nothing.
+    keys: (B,) int64 from `sample_keys`; the changes of a pair depend on its key and on nothing else. Holes in the
+    depth stay holes, and changes of colour leave depth alone. modality: what the network sees. For "rgb" the
+    depth, and for "depth" the colour, is returned unchanged, because changing it would waste up to half of the time.
     """
     batch = warp(batch, how, keys, modality)
     rgb, depth, per_px = batch.rgb, batch.depth, batch.depth_per_px
@@ -102,8 +102,8 @@ def warp(batch: Batch, how: Augmentation, keys: np.ndarray, modality: Modality =
 
     Colour is read bilinearly and comes back as float32, 0 to 255; depth is read from the nearest pixel, so that no
     reading is a mixture. Outside the crop the colour is that of the border, and depth has no reading. depth_per_px
-    is divided by the zoom, because a pixel of a magnified crop measures less of the face; so the relief in crop
-    pixels grows as the picture does. modality: as for `augment`.
+    is divided by the zoom, because a pixel of a magnified crop measures less of the face; the relief in crop
+    pixels therefore grows like the picture. modality: as for `augment`.
     """
     if not any((how.flip, how.rotation_deg, how.zoom, how.shift, how.pose_deg, how.misregistration_px)):
         return batch
@@ -135,21 +135,21 @@ def similarity(batch: Batch, how: Augmentation, keys: np.ndarray) -> tuple[Place
 def render(batch: Batch, places: Places, aside: Places, angles: np.ndarray) -> tuple[Places, torch.Tensor]:
     """The pair seen after a turn of the head: where its colour is read, and its new depth.
 
-    places: two tensors (B, H, W), the places of the turned picture that are asked for; where the untouched picture
-    shows what is seen there is returned in the same form. aside: two tensors (B, 1, 1), by which depth lies beside
-    the colour. angles: (B, 2) yaw and pitch in radians; a positive yaw moves what is near to the right, a positive
-    pitch moves it down. The head turns about the point of median depth in the middle of the crop and is seen
+    places: two tensors (B, H, W), the places of the turned picture that are asked for. The places of the unturned
+    picture that show the same points are returned in the same form. aside: two tensors (B, 1, 1), the shift of depth
+    against colour. angles: (B, 2) yaw and pitch in radians; a positive yaw moves near points to the right, a positive
+    pitch moves them down. The head turns about the point of median depth in the middle of the crop and is seen
     orthographically. Depth: (B, 1, H, W) canonical; it is the nearest reading, carried along the surface to the place
     asked for, and turned.
 
-    The way back from the turned picture to the untouched one is the fixed point of an iteration on the surface with
-    its holes filled. Where it leads to a point that was hidden, or to a reading off the surface, the new depth has
-    no reading; the colour there is stretched from beside it. Readings out of the face's reach (`relative_depth`)
+    The map from the turned picture to the unturned one is the fixed point of an iteration on the surface with its
+    holes filled. Where the map leads to a hidden point, or to a reading off the surface, the new depth has no reading,
+    and the colour is stretched from its neighbours. Readings out of the face's reach (`relative_depth`)
     keep their depth.
     """
     relative, valid = relative_depth(batch.depth, batch.depth_per_px)
     surface = smooth_surface(relative, valid)
-    surface = torch.where(valid.any(3, keepdim=True).any(2, keepdim=True), surface, 0)  # without a face, turn a board
+    surface = torch.where(valid.any(3, keepdim=True).any(2, keepdim=True), surface, 0)  # without a face: a flat surface
     sin, sin_pitch = _numbers(np.sin(angles), surface.device)
     cos, cos_pitch = _numbers(np.cos(angles), surface.device)
     (u, v), (x, y), z = places, places, torch.zeros(())
@@ -212,7 +212,7 @@ def shift_colour(rgb: torch.Tensor, how: Augmentation, keys: np.ndarray) -> torc
 
 
 def disturb_depth(depth: torch.Tensor, depth_per_px: torch.Tensor, how: Augmentation, keys: np.ndarray) -> torch.Tensor:
-    """(B, 1, H, W) depth after tilt, noise, rounding and loss of readings; what was no reading stays none."""
+    """(B, 1, H, W) depth after tilt, noise, rounding and loss of readings; holes stay holes."""
     if not any((how.depth_tilt, how.depth_noise_px, how.quantisation_px, how.hole_share)):
         return depth
     (height, width), device = depth.shape[2:], depth.device

@@ -1,4 +1,4 @@
-"""Backbones: networks that turn an image into a feature map, and whose first layer can take more than three channels."""
+"""Backbones turn an image into a feature map; their first layer can take more than three channels."""
 
 from pathlib import Path
 from typing import Any, cast
@@ -32,7 +32,7 @@ class Facenet(nn.Sequential):
         super().__init__()
         for name, layer in InceptionResnetV1().named_children():
             self.add_module(name, layer)
-        del self.dropout  # before the linear layer, 0.6 when the released weights were trained; it has no weights
+        del self.dropout  # it stands before the linear layer (0.6 for the released weights) and has no weights
 
     def take_neck(self) -> nn.Sequential:
         """Remove pooling, linear layer and normalisation from this module, and return them."""
@@ -53,7 +53,7 @@ Backbone = ResNet | Facenet
 
 
 def grid_of(backbone: Backbone) -> int:
-    """The number of places along a side to which a neck averages: 1 for facenet, which was trained so, else GRID."""
+    """Places along a side to which a neck averages: 1 for facenet, which was trained with global pooling, else GRID."""
     return 1 if isinstance(backbone, Facenet) else GRID
 
 
@@ -62,7 +62,7 @@ def make_backbone(name: str, channels: int, init: str | Path = "scratch", depth_
 
     init: the weights to start from, as for `Embedder`. depth_stem: given where the channels are those of colour and
     then those of depth; the first layer of the three-channel network is then widened as `widen_stem` says. With None
-    the image shows one modality: from scratch its first layer is drawn for `channels` channels; released weights keep
+    the image shows one modality: from scratch the first layer is drawn for `channels` channels; released weights keep
     their colour filters for three channels, and for any other number each channel gets the mean of the colour filters.
     """
     if init == "scratch" and depth_stem is None:

@@ -1,8 +1,8 @@
 """Training batches: which pairs an epoch shows, in which order, and how each of them is changed.
 
 The order depends only on the seed and the epoch, and how a pair is changed only on these two and the pair's row in the
-pack; neither depends on a generator's state. So a run that was stopped and resumed sees the same batches as a run that
-was never stopped, and several processes together see the same batches as one.
+pack; neither depends on a generator's state. A run that was stopped and resumed therefore sees the same batches as a
+run that was never stopped, and several processes together see the same batches as one.
 """
 
 from collections import deque
@@ -52,7 +52,8 @@ def person_batches(labels: np.ndarray, batch_size: int, per_person: int, seed: i
     epochs, equally often; their order is drawn anew each time all of them have come up equally often. A person with
     fewer than K pictures comes up with some of them twice.
 
-    UserError: per_person does not divide batch_size, or a batch asks for fewer than 2 people or for more than there are.
+    UserError: per_person does not divide batch_size, or a batch asks for fewer than 2 people or for more than there
+    are.
     """
     people, person, n_pictures = np.unique(labels, return_inverse=True, return_counts=True)
     n_people, steps, wanted = len(people), -(-len(labels) // batch_size), batch_size // per_person
@@ -69,8 +70,8 @@ def person_batches(labels: np.ndarray, batch_size: int, per_person: int, seed: i
     visited, due = _visits(n_people, steps * wanted, seed, epoch)
     who, visit = np.empty((2, steps, wanted), np.int64)
     for step in range(steps):
-        # Those with the most visits left are chosen. So the numbers of visits left stay within one of each other, and
-        # nobody ends with more visits left than there are batches.
+        # The people with the most visits left are chosen. The numbers of visits left then stay within one of each
+        # other, and nobody has more visits left than there are batches.
         rank = random.random(n_people)
         chosen = np.argpartition(-(due + rank), wanted - 1)[:wanted]
         chosen = chosen[np.argsort(rank[chosen])]  # in random order, because processes share out a batch from its start

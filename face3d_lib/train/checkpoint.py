@@ -19,7 +19,7 @@ DIGEST_BYTES = 32  # length of the SHA-256 at the end of a checkpoint
 
 @dataclass
 class State:
-    """How far a training has come, in plain numbers, because `torch.load(weights_only=True)` accepts only these."""
+    """The progress of a training, in plain numbers, because `torch.load(weights_only=True)` accepts only these."""
 
     epoch: int = 0
     step: int = 0  # steps taken in this epoch
@@ -32,7 +32,7 @@ class State:
     def close_epoch(self, eval_accuracy: float, lr: float, watched: dict) -> dict:
         """Add the row of the epoch that has just ended to the history, return it, and move on to the next epoch."""
         loss, right, n = self.totals
-        best = not eval_accuracy < self.best  # NaN without evaluation pictures: then the last is best
+        best = not eval_accuracy < self.best  # without evaluation pictures (NaN) the last epoch is the best
         row = {"epoch": self.epoch + 1, "loss": loss / n, "train_accuracy": right / n if right >= 0 else math.nan}
         row |= {"eval_accuracy": eval_accuracy, "lr": lr, "images_per_second": n / self.seconds}
         row |= {"data_share": self.waited / self.seconds, "seconds": self.seconds, "best": best, **watched}
@@ -70,7 +70,7 @@ def write_checkpoint(path: Path, content: dict) -> None:
 
 
 def read_checkpoint(path: Path) -> dict:
-    """What `write_checkpoint` wrote, on the CPU. UserError: the file is missing or a byte of it differs."""
+    """The content that `write_checkpoint` wrote, on the CPU. UserError: the file is missing or a byte of it differs."""
     try:
         data = path.read_bytes()
         data, digest = data[:-DIGEST_BYTES], data[-DIGEST_BYTES:]
@@ -83,9 +83,10 @@ def read_checkpoint(path: Path) -> dict:
 
 
 def load_checkpoint(path: Path, objective: Objective, optimizer: torch.optim.Optimizer, identity: dict) -> State:
-    """Fill objective and optimizer from `path` and return the state of the training; a new State where there is no file.
+    """Fill objective and optimizer from `path`; returns the state of the training, a new State if there is no file.
 
-    UserError: the file cannot be read, or belongs to a training with another `identity`; the message lists what differs.
+    UserError: the file cannot be read, or belongs to a training with another `identity`; the message lists what
+    differs.
     """
     if not path.exists():
         return State()

@@ -1,8 +1,8 @@
 """Random numbers that are functions of other numbers and not of a generator's state.
 
-How a pair is changed depends only on the seed, the epoch and the pair's row in the pack. So a run that was stopped and
-resumed sees the same data as a run that was never stopped, and a pair is changed in the same way in whatever batch,
-in whichever process and on whichever device it comes up.
+How a pair is changed depends only on the seed, the epoch and the pair's row in the pack. A run that was stopped and
+resumed therefore sees the same data as a run that was never stopped, and a pair is changed in the same way in any
+batch, in any process and on any device.
 """
 
 import numpy as np
@@ -10,9 +10,9 @@ import torch
 from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
-# What a random stream is for; streams for different purposes are unrelated.
+# The purposes of random streams; streams for different purposes are unrelated.
 ORDER, AUGMENT, STEP, PICTURES = range(4)
-# What the draws of one pair are for.
+# The purposes of the draws of one pair.
 FLIP, SIMILARITY, POSE, MISREGISTRATION, BLUR, COLOUR, TILT, QUANTISATION, PIXELS, FILL, PATCH, DEPTH_PATCH, RELIEF = (
     range(13)
 )
@@ -46,7 +46,7 @@ def normal(keys: np.ndarray, purpose: int, n: int) -> np.ndarray:
 
 
 def pixel_words(keys: np.ndarray, height: int, width: int, device: torch.device | str) -> torch.Tensor:
-    """(B, 1, H, W) int32: 32 random bits for every pixel, a hash of the pair's key and the place.
+    """(B, 1, H, W) int32: 32 random bits for every pixel, a hash of the pair's key and the pixel's position.
 
     Integer arithmetic that wraps around is exact, so the bits are the same on every device. The hash is lowbias32
     (Wellons 2018, Prospecting for Hash Functions, with the constants found since). A right shift of a signed integer

@@ -28,17 +28,17 @@ FACENET = (0.5, 0.5, 0.5), (128 / 255, 128 / 255, 128 / 255)  # facenet-pytorch 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What has to be known to build the network again. UserError: a value is unknown or does not fit the others."""
+    """All settings that are needed to build the network. UserError: a value is unknown or does not fit the others."""
 
     modality: Literal["rgb", "depth", "rgbd"] = "rgb"
     backbone: Literal["small", "resnet18", "resnet50", "facenet"] = "small"
     encoding: str = "normals_depth"  # how depth enters the network: a name in encodings.ENCODINGS
-    # only for modality rgbd. early: colour and depth are channels of one branch; the other designs stand in fusion.py
+    # only for modality rgbd. early: colour and depth are channels of one branch; the other designs are in fusion.py
     fusion: Literal["parallel", "joined", "early", "gated", "attention", "depth_attention"] = "parallel"
     embedding_size: int = 128  # dimensions; with fusion parallel, half of them come from each branch
     depth_stem: Literal["mean", "zero", "fresh"] = "mean"  # first filters of depth with fusion early: see `widen_stem`
     modality_dropout: float = 0.0  # share of training pairs from which colour or, equally often, depth is withheld
-    input_size: int = 0  # px to which crops are resized; 0: they stay as they are
+    input_size: int = 0  # px to which crops are resized; 0: crops keep their size
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -58,7 +58,7 @@ class Architecture:
 
 
 class Branch(nn.Module):
-    """A backbone and its neck: maps an image (B, channels, H, W) to a feature map (B, C, h, w) and an embedding (B, D)."""
+    """A backbone and its neck: image (B, channels, H, W) -> feature map (B, C, h, w) and embedding (B, D)."""
 
     def __init__(self, backbone: Backbone, embedding_size: int):
         super().__init__()
@@ -77,8 +77,8 @@ class Branch(nn.Module):
 class Embedder(nn.Module):
     """A network that maps a batch of B pairs to embeddings (B, D), which are not normalised.
 
-    With two branches, `branches` also gives the embedding of each, so that a loss on each branch keeps the stronger
-    modality from silencing the weaker one.
+    With two branches, `branches` also gives the embedding of each, so that a loss on each branch trains the weaker
+    modality, too, which a joint loss alone would neglect.
 
     A pair whose colour or whose depth is 0 everywhere lacks that modality, and its embedding depends on the other one
     alone. A network serves such pairs well if its branches are parallel, or if it was trained with modality dropout,
@@ -141,7 +141,7 @@ class Embedder(nn.Module):
         return F.interpolate(image, (size, size), mode="bilinear", antialias=True)
 
     def present_modalities(self, batch: Batch) -> torch.Tensor:
-        """(B, 2) bool: which of colour and depth each pair has, without what modality dropout withholds in training."""
+        """(B, 2) bool: which of colour and depth each pair has, after modality dropout in training."""
         present = torch.stack([batch.rgb.amax((1, 2, 3)) > 0, batch.depth.amax((1, 2, 3)) > 0], 1)
         share = self.architecture.modality_dropout
         if not (self.training and share):
@@ -172,7 +172,7 @@ def count(embedder: Embedder, size: int = 112) -> tuple[int, int]:
     device, training = embedder.mean.device, embedder.training
     rgb = torch.ones(1, 3, size, size, dtype=torch.uint8, device=device)
     batch = Batch(rgb, torch.ones(1, 1, size, size, device=device), torch.ones(1, device=device))
-    from torch.utils.flop_counter import FlopCounterMode  # a part of a second, which only this needs
+    from torch.utils.flop_counter import FlopCounterMode  # the import takes part of a second, and only this needs it
 
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         embedder.eval()(batch)

@@ -2,12 +2,12 @@
 
 All functions take batches (B, 1, H, W) float32 and work on the device that the batch is on. They are given canonical
 depth (larger = farther, 0 = no reading) and `depth_per_px` (B,), the length of one crop pixel across the face in the
-unit of the depth. Most divide depth by it first: a face in millimetres and the same face in pixels then have the same
-surface and the same normals.
+unit of the depth. Most divide depth by `depth_per_px` first: a face in millimetres and the same face in pixels then
+have the same surface and the same normals.
 
-Lengths are given as shares of the crop's width W, so that a crop of 224 px is encoded as one of 112 px is. In the
-112 px template W is about 200 mm: the eyes are 35 px apart there, and on average 63 mm in life (Dodgson 2004, Proc.
-SPIE 5291).
+Lengths are given as shares of the crop's width W, so that a crop of 224 px is encoded like one of 112 px.
+In the 112 px template, the reference points of the alignment, W is about 200 mm: the eyes are 35 px apart in the
+template, and on average 63 mm in adults (Dodgson 2004, Proc. SPIE 5291).
 """
 
 import math
@@ -106,7 +106,7 @@ def scaled(surface: torch.Tensor) -> torch.Tensor:
 
 
 def encode_depth(depth: torch.Tensor, depth_per_px: torch.Tensor) -> torch.Tensor:
-    """(B, 1, H, W): relative depth with holes filled; 1 is UNIT * W nearer than the face's median, clipped to +-CLIP."""
+    """(B, 1, H, W): relative depth with filled holes; 1 is UNIT * W before the face's median; clipped to +-CLIP."""
     return scaled(face_surface(depth, depth_per_px))
 
 
@@ -194,7 +194,7 @@ class Encoding:
 
     function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # depth, depth_per_px -> (B, channels, H, W)
     channels: int
-    unit: Literal["any", "mm"]  # the unit of depth without which the encoding means nothing
+    unit: Literal["any", "mm"]  # the unit of depth that the encoding needs
 
 
 ENCODINGS = {

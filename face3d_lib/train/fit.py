@@ -4,7 +4,7 @@ Every random number is a function of (seed, epoch, pair) or of (seed, step), and
 step. A run that was killed and started again therefore resumes from its last checkpoint and ends with the weights of a
 run that was never stopped; on a CPU with the same number of threads the weights are equal bit for bit. Under torchrun
 every process takes its share of the same batches, and the loss sees the embeddings of all processes, so N processes
-compute what one process would.
+compute the same as one process.
 """
 
 import hashlib
@@ -67,7 +67,7 @@ class FitSettings:
     save_seconds: float = 60.0  # time between checkpoints within an epoch; one is written after every epoch anyway
 
 
-# The legacy project (2019) trained by SGD at 1e-3 with momentum 0.9, a tenth of it every 7 epochs, in batches of 16
+# The legacy project used SGD with momentum 0.9, a learning rate of 1e-3 divided by 10 every 7 epochs, batches of 16
 LEGACY_RECIPE = FitSettings(
     epochs=25, batch_size=16, optimizer="sgd", lr=1e-3, schedule="step", warmup=0, weight_decay=0, clip_norm=0,
     precision="float32",
@@ -89,8 +89,8 @@ def fit(
     """Train `embedder` and `loss` in place; both end with the weights of the best epoch.
 
     train, evaluation: (rows of the pack (n,), labels (n,) int64 from 0 to C-1). The best epoch has the highest
-    closed-set accuracy on `evaluation`; of equal epochs the last one counts. Without evaluation rows the best epoch
-    is the last one. device: "cpu", "cuda", or None for the GPU where there is one.
+    closed-set accuracy on `evaluation`; of equally good epochs the last one counts. Without evaluation rows the best
+    epoch is the last one. device: "cpu", "cuda", or None for the GPU where there is one.
 
     Returns a row per epoch: epoch, loss, train_accuracy (NaN for a loss without `get_logits`), eval_accuracy (NaN
     without evaluation rows), lr, images_per_second, data_share (share of the time spent waiting for data), seconds,
@@ -131,7 +131,7 @@ def fit(
 
 @dataclass
 class _Training:
-    """One training in progress: what its steps and epochs share."""
+    """One training in progress: the objects that its steps and epochs share."""
 
     accelerator: Accelerator
     objective: Objective  # the embedder and its losses
@@ -144,7 +144,7 @@ class _Training:
     folder: Path
     settings: FitSettings
     augmentation: Augmentation | None
-    identity: dict  # what has to agree before last.pt is resumed
+    identity: dict  # settings and data that have to be equal before last.pt is resumed
     state: State
 
     def save(self) -> None:
@@ -163,7 +163,7 @@ def _prepare(
     settings: FitSettings,
     augmentation: Augmentation | None,
 ) -> _Training:
-    """Everything on its device, filled from last.pt where there is one."""
+    """The training with everything on its device, and filled from last.pt if there is one."""
     folder = Path(broadcast_object_list([str(folder)])[0])  # all processes use the folder of rank 0
     folder.mkdir(parents=True, exist_ok=True)
     objective.to(accelerator.device).to(memory_format=torch.channels_last)
@@ -192,7 +192,7 @@ def identify(
     settings: FitSettings,
     augmentation: Augmentation | None,
 ) -> dict:
-    """What has to agree before a training is resumed, as plain values by name."""
+    """The settings and data that have to be equal before a training is resumed, as plain values by name."""
 
     def digest(array: np.ndarray) -> str:
         return hashlib.sha256(np.ascontiguousarray(array, dtype=np.int64).tobytes()).hexdigest()[:16]
@@ -217,14 +217,14 @@ def steps_of(train: LabelledRows, settings: FitSettings) -> int:
 
 
 def check_training(objective: Objective, pack: Pack, train: LabelledRows, settings: FitSettings) -> None:
-    """UserError where training would fail or mean nothing.
+    """Raise UserError where training would fail or be useless.
 
-    That is: fewer than two people, a batch of one pair, parallel branches without a loss, or an encoding that needs
-    depth in another unit than the pack has.
+    The reasons are fewer than two people, a batch of one pair, parallel branches without a loss, or an encoding that
+    needs depth in another unit than the pack has.
     """
     people, processes = len(np.unique(train[1])), rank_and_world()[1]
     if people < 2:
-        raise UserError(f"{people} person to train on: nobody to be told apart from; add people")
+        raise UserError(f"{people} person to train on, and a network needs two or more: add people")
     smallest = settings.batch_size if settings.per_person else len(train[0]) // steps_of(train, settings)
     if smallest // processes < 2:
         raise UserError(
@@ -345,7 +345,7 @@ def _close_epoch(training: _Training, board: SummaryWriter | None) -> None:
         objective.embedder, objective.loss, training.pack, *training.evaluation, training.train, training.accelerator
     )
     row = state.close_epoch(accuracy, training.optimizer.param_groups[0]["lr"], objective.watch())
-    if board is None:  # the main process writes for all
+    if board is None:  # only the main process writes
         return
     for name, value in row.items():
         board.add_scalar(name, value, state.epoch * steps_of(training.train, training.settings))
@@ -458,7 +458,7 @@ def make_accelerator(precision: str, device: str | None) -> Accelerator:
 
 
 def computes_bf16(on_cpu: bool) -> bool:
-    """Whether the processor has instructions for bf16; PyTorch emulates them elsewhere, which is slower than float32."""
+    """Whether the processor has bf16 instructions; elsewhere PyTorch emulates them, slower than float32."""
     if on_cpu:
         able = torch.cpu.get_capabilities()
         return able.get("amx_bf16", False) or able.get("avx512_bf16", False)

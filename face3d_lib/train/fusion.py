@@ -30,13 +30,13 @@ def zero_absent(values: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
 
 
 class Fusion(nn.Module):
-    """What the designs have in common."""
+    """The base class of all designs."""
 
     parts = 1  # the joint embedding is this many times as long as that of a branch
     trains_branches = True  # whether gradients of the joint loss reach the branches
 
     def branch_embeddings(self, embeddings: Tensors) -> list[torch.Tensor]:
-        """Each branch's embedding as (B, D), for the loss that the branch has of its own."""
+        """Each branch's embedding as (B, D), for the branch's own loss."""
         return [*embeddings]
 
 
@@ -44,7 +44,7 @@ class Parallel(Fusion):
     """Two branches that never meet: their embeddings, each of half the size, are concatenated.
 
     This is late fusion within one model. The joint loss updates only its own weights; gradients do not reach the
-    branches, and each branch learns from a loss of its own. The cosine of two pairs is a sum of the branches
+    branches, and each branch learns from a loss of its own. The cosine of two pairs is a sum of the branches'
     cosines, weighted by the lengths of their embeddings. A modality that a pair lacks contributes 0, so the pair's
     cosine to a complete pair is lower, and such comparisons need a threshold of their own.
     """
@@ -143,7 +143,7 @@ class DepthAttention(Fusion):
     """The feature map of colour, weighted by channel and by place; the feature map of depth decides the weights.
 
     After Uppal et al. 2021 (IEEE Trans. Image Processing 30, arXiv 2101.00652), with the attention of CBAM. A pair
-    without depth has its colour unweighted. A pair without colour gives an embedding that says nothing about it.
+    without depth has its colour unweighted. For a pair without colour the embedding holds no information.
     """
 
     def __init__(self, features: int, embedding_size: int, grid: int):

@@ -1,14 +1,14 @@
 """Losses that pytorch-metric-learning lacks, and wrappers that add a warm-up or a miner to those that it has.
 
-All follow its interface: loss(embeddings (B, D) float32, not normalised; labels (B,) int64) -> scalar. Losses with class
-weights also have get_logits(embeddings) -> (B, C).
+All follow its interface: loss(embeddings (B, D) float32, not normalised; labels (B,) int64) -> scalar. Losses with
+class weights also have get_logits(embeddings) -> (B, C).
 
 Every loss here also reports values that tell whether training goes well, such as the angle to the own class: `watches`
 holds their names, and `watch()` returns their means over the batches since its last call. The sums are part of the
 state_dict, so that a resumed run reports the same means.
 
-Margins of the losses in this file are angles in degrees. Those of pytorch-metric-learning are degrees (ArcFace), a cosine
-(CosFace, triplets, pairs) or a whole factor of the angle (SphereFace).
+Margins of the losses in this file are angles in degrees. Those of pytorch-metric-learning are degrees (ArcFace), a
+cosine (CosFace, triplets, pairs) or a whole factor of the angle (SphereFace).
 """
 
 import math
@@ -35,7 +35,7 @@ class WatchedLoss(nn.Module):
         self.register_buffer("watched", torch.zeros(2, len(self.watches), dtype=torch.float64))  # sums and counts
 
     def record(self, *values: torch.Tensor) -> None:
-        """Add one value for each name in `watches`; values that are not finite, such as a mean of nothing, are skipped."""
+        """Add one value for each name in `watches`; a value that is not finite (a mean of nothing) is skipped."""
         if len(values) != len(self.watches):
             raise ValueError(f"{len(values)} values for {self.watches}")
         value = torch.stack([value.detach().to(self.watched) for value in values])
@@ -74,9 +74,9 @@ class SoftmaxLoss(nn.Module):
 class CentreLoss(WatchedLoss):
     """Softmax plus centre_weight / 2 times the mean squared distance of an embedding to the centre of its class.
 
-    Wen et al. 2016, equations 2 and 5, with the mean over the batch where they have the sum. Their centres move by a
-    rule with a learning rate of its own (equation 4); here the centres are parameters, and the optimizer moves them
-    along the gradient of the same term.
+    Wen et al. 2016, equations 2 and 5, with the mean over the batch in place of the sum. In the paper, centres move by
+    a rule with a learning rate of its own (equation 4). In this class the centres are parameters, and the optimizer
+    moves them along the gradient of the same term.
 
     Watches `centre_distance`, the mean distance, and `centre_spread`, the mean length of the centres. When both fall
     towards 0, centre_weight is too large.
@@ -105,7 +105,7 @@ class CentreLoss(WatchedLoss):
 
 
 class CosineLoss(WatchedLoss):
-    """What losses with a margin on the angle have in common: a weight vector for each class, compared by cosine."""
+    """The base of losses with a margin on the angle: a weight vector for each class, compared by cosine."""
 
     def __init__(self, embedding_size: int, classes: int, scale: float):
         super().__init__()
@@ -131,17 +131,17 @@ class CosineLoss(WatchedLoss):
 class AdaFaceLoss(CosineLoss):
     """AdaFace: a margin that depends on the embedding's length, which stands for the picture's quality.
 
-    Kim et al. 2022, section 3.3. The quality q is the deviation of the length from its running mean, in running standard
-    deviations, times h, limited to -1..1. The cosine to the own class becomes cos(theta - m q) - (m + m q). A picture
-    of high quality (q = 1) gets CosFace's margin on an easier angle, which emphasises hard examples; one of low quality
-    (q = -1) gets ArcFace's margin, which de-emphasises hopeless ones.
+    Kim et al. 2022, section 3.3. The quality q is the deviation of the length from its running mean, in running
+    standard deviations, times h, limited to -1..1. The cosine to the own class becomes cos(theta - m q) - (m + m q). A
+    picture of high quality (q = 1) gets CosFace's margin on an easier angle, which emphasises hard examples; one of low
+    quality (q = -1) gets ArcFace's margin, which de-emphasises pictures that cannot be recognised.
 
-    margin_deg is the paper's m in degrees: its default of 0.4 radians is 22.9 degrees, and in the second term 0.4 of a
-    cosine. momentum is the share of a new batch in the running statistics, which start with the first batch. No gradient
-    reaches the length through q.
+    margin_deg is the paper's m in degrees: its default of 0.4 radians is 22.9 degrees; in the second term the same 0.4
+    is subtracted from the cosine. momentum is the share of a new batch in the running statistics, which start with the
+    first batch. No gradient reaches the length through q.
 
-    Watches `angle_deg`, the mean angle to the own class in degrees; `norm`, the mean length; and `norm_sd`, the standard
-    deviation of the lengths within a batch. When norm_sd is near 0, the quality is noise.
+    Watches `angle_deg`, the mean angle to the own class in degrees; `norm`, the mean length; and `norm_sd`, the
+    standard deviation of the lengths within a batch. When norm_sd is near 0, the quality is noise.
     """
 
     watches = ("angle_deg", "norm", "norm_sd")
@@ -163,7 +163,7 @@ class AdaFaceLoss(CosineLoss):
         self.register_buffer("norm_sd", torch.tensor(0.0))  # 0 means that no batch has been seen yet
 
     def quality(self, norms: torch.Tensor) -> torch.Tensor:
-        """(B,) the quality, -1 to 1, of embeddings with the lengths `norms` (B,); in training it updates the statistics."""
+        """(B,) the quality, -1 to 1, of embeddings of length `norms` (B,); training updates the running statistics."""
         if self.training:
             share = torch.where(self.norm_sd > 0, self.momentum, 1.0)
             self.norm_mean.lerp_(norms.mean(), share)
@@ -186,14 +186,16 @@ class AdaFaceLoss(CosineLoss):
 class MagFaceLoss(CosineLoss):
     """MagFace: ArcFace with a margin that grows with the embedding's length, and a reward for length.
 
-    Meng et al. 2021, section 3.2. The length a is limited to norms = (l_a, u_a), and the margin m(a) rises linearly over
-    that range between margins_deg = (l_m, u_m); the paper's 0.45 and 0.8 radians are 25.8 and 45.8 degrees. The loss is
-    the mean of ArcFace's with m(a), plus norm_weight times the mean of g(a) = a / u_a^2 + 1 / a. An easy picture can
-    afford the larger margin and becomes long, a hard one stays short, so that the length measures quality. Where
-    theta + m(a) exceeds 180 degrees, the cosine is replaced by cos(theta) - m sin(m), which keeps falling, as in ArcFace.
+    Meng et al. 2021, section 3.2. The length a is limited to norms = (l_a, u_a), and the margin m(a) rises linearly
+    over that range between margins_deg = (l_m, u_m); the paper's 0.45 and 0.8 radians are 25.8 and 45.8 degrees. The
+    loss is the mean of ArcFace's with m(a), plus norm_weight times the mean of g(a) = a / u_a^2 + 1 / a. An easy
+    picture can afford the larger margin and becomes long, a hard one stays short, so that the length measures quality.
+    Where theta + m(a) exceeds 180 degrees, the cosine is replaced by cos(theta) - m sin(m), which keeps falling, as in
+    ArcFace.
 
-    Watches `angle_deg`, the mean angle to the own class in degrees; `norm`, the mean length; and `norm_outside`, the share
-    of lengths outside the range, where the length gets no gradient. Choose the range so that this share stays small.
+    Watches `angle_deg`, the mean angle to the own class in degrees; `norm`, the mean length; and `norm_outside`, the
+    share of lengths outside the range, where the length gets no gradient. Choose the range so that this share stays
+    small.
     """
 
     watches = ("angle_deg", "norm", "norm_outside")
@@ -236,8 +238,8 @@ class MarginLoss(WatchedLoss):
 
     loss: ArcFaceLoss, SubCenterArcFaceLoss, CosFaceLoss or SphereFaceLoss. The result is t * loss + (1 - t) * the
     cross-entropy of its logits without the margin; t rises linearly from 0 to `most` over the first `warmup` batches,
-    and with warmup 0 it is `most` at once. Liu et al. 2017 anneal SphereFace so, and end at lambda = 5, which is
-    most = 1 / (1 + 5): with SphereFace's whole margin, shorter embeddings would lower the loss.
+    and with warmup 0 it is `most` at once. Liu et al. 2017 anneal SphereFace in this way, and end at lambda = 5, which
+    is most = 1 / (1 + 5): with SphereFace's whole margin, shorter embeddings would lower the loss.
 
     Watches the mean angles in degrees to the own class, `angle_deg`, and to the nearest other class, `angle_other_deg`.
     When training stalls, the first stays near 90 degrees, or both are alike.
@@ -256,7 +258,7 @@ class MarginLoss(WatchedLoss):
         return self.loss.get_logits(embeddings.to(self.loss.W.dtype))
 
     def forward(self, embeddings: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        embeddings = embeddings.to(self.loss.W.dtype)  # else the loss would cast its weights for good
+        embeddings = embeddings.to(self.loss.W.dtype)  # otherwise the loss would cast its weights permanently
         self._record_angles(embeddings, labels)
         total = self.loss(embeddings, labels)
         if self.warmup or self.most < 1:
@@ -282,9 +284,10 @@ class MinedLoss(WatchedLoss):
 
     Without a miner the loss takes all pairs or triplets of the batch.
 
-    Watches `left`, the share of the batch's triplets (or pairs, where the miner chooses pairs) that the miner chose, and
-    the mean cosine of all pairs of one person, `cos_same`, and of two people, `cos_other`. When both cosines approach 1,
-    all embeddings have collapsed to one point; once the loss equals its margin nothing pushes them apart again.
+    Watches `left`, the share of the batch's triplets (or pairs, where the miner chooses pairs) that the miner chose,
+    and the mean cosine of all pairs of one person, `cos_same`, and of two people, `cos_other`. When both cosines
+    approach 1, all embeddings have collapsed to one point; once the loss equals its margin nothing pushes them apart
+    again.
     """
 
     watches = ("left", "cos_same", "cos_other")
@@ -313,7 +316,7 @@ class MinedLoss(WatchedLoss):
 
 
 def describe(loss: nn.Module) -> str:
-    """The loss with all its settings as text: its repr, and the settings that pytorch-metric-learning leaves out of it."""
+    """The loss with all its settings as text: its repr, and the settings that the repr leaves out."""
     parts = [repr(loss)]
     for name, module in loss.named_modules():
         values = {key: getattr(module, key, None) for key in getattr(module, "_record_these", [])}

@@ -1,7 +1,7 @@
-"""A trained model on disk: its weights (model.safetensors) and a card (card.json) that says what they are.
+"""A trained model on disk: its weights (model.safetensors) and a card (card.json) that describes them.
 
-The card has one schema, `ModelCard`. It is checked when it is written and when it is read, so that a model never meets
-pixels that were prepared another way, and so that nobody has to remember how a network was made.
+The card has one schema, `ModelCard`, and is checked when it is written and when it is read. A model is therefore never
+used on crops that were prepared in another way, and nobody has to remember how a network was made.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
 class ModelCard(BaseModel):
-    """Everything that has to be known to use a model's weights; unknown, missing or mistyped fields are errors."""
+    """All facts that are needed to use a model's weights; unknown, missing or mistyped fields are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -32,13 +32,13 @@ class ModelCard(BaseModel):
     architecture: Architecture  # the network, with the encoding of depth
     weights_sha256: Sha256 | None  # of model.safetensors; None until `save_model` has written the weights
     classes: list[str]  # the people of the closed set, in the order of the classifier's outputs
-    alignment: AlignSettings  # how the crops were cut that the network was trained on
+    alignment: AlignSettings  # the settings with which the training crops were made
     settings_hash: str  # of `alignment` and the detector: AlignSettings.hash
     depth_unit: Literal["mm", "pixel"]  # of the training pairs
     pack_sha256: dict[str, Sha256]  # the files of the pack that the network was trained on
     git: dict[str, str | bool] | None  # commit of the code, and whether tracked files differed; None outside git
     parameters: dict[str, JsonValue]  # of the training notebook
-    metrics: dict[str, JsonValue]  # what the training notebook measured; null where nothing could be measured
+    metrics: dict[str, JsonValue]  # the rates of the training notebook; null for a rate that could not be measured
 
     @model_validator(mode="after")
     def _agrees(self) -> "ModelCard":
@@ -53,7 +53,7 @@ def make_card(embedder: Embedder, pack: Pack, classes: list[str], parameters: di
     classes: the people of the closed set in the order of the classifier's outputs. parameters: those of the run
     (`this.parameters`). metrics: numbers to keep with the model; NaN becomes null.
     """
-    from ..runs.record import git_state  # a subprocess; whoever only reads models does not need it
+    from ..runs.record import git_state  # it starts a subprocess, which reading a model does not need
 
     source = pack.info["source"]
     return ModelCard(
@@ -74,20 +74,20 @@ def make_card(embedder: Embedder, pack: Pack, classes: list[str], parameters: di
 def save_model(folder: Path, embedder: Embedder, card: ModelCard, loss: nn.Module | None = None) -> ModelCard:
     """Write model.safetensors and card.json into `folder`, each whole or not at all; the card is written last.
 
-    The card that comes back, and that is written, holds the SHA-256 of the weights. The weights of `loss` (its
-    classifier) are kept beside those of the embedder when it is given.
+    The returned card, which is also the one on disk, holds the SHA-256 of the weights. If `loss` is given, its weights
+    (the classifier) are kept beside those of the embedder.
     """
     modules = nn.ModuleDict({"embedder": embedder} | ({} if loss is None else {"loss": loss}))
     weights = save({key: value.detach().cpu().contiguous() for key, value in modules.state_dict().items()})
     card = card.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
-    (Path(folder) / "card.json").unlink(missing_ok=True)  # an old card must not vouch for new weights
+    (Path(folder) / "card.json").unlink(missing_ok=True)  # an old card must not describe new weights
     write_bytes(Path(folder) / "model.safetensors", weights)
     write_text(Path(folder) / "card.json", card.model_dump_json(indent=2) + "\n")
     return card
 
 
 def read_card(folder: Path) -> ModelCard:
-    """The card of the model in `folder`; UserError names the file and the first field that is not as it should be."""
+    """The card of the model in `folder`; UserError names the file and the first field that is wrong."""
     path = Path(folder) / "card.json"
     try:
         return ModelCard.model_validate_json(path.read_bytes())
@@ -105,10 +105,10 @@ def read_card(folder: Path) -> ModelCard:
 def load_model(
     folder: Path, pack: Pack | None = None, loss: nn.Module | None = None, device: str = "cpu"
 ) -> tuple[Embedder, ModelCard]:
-    """The embedder of `folder`, in evaluation mode on `device`, and its card; `loss` is filled when given.
+    """The embedder of `folder`, in evaluation mode on `device`, and its card; `loss` is filled if given.
 
     UserError when files are missing, altered or of another architecture. With `pack`, also when its crops were
-    aligned with other settings than the model's, or when the model's encoding means nothing for its depth unit.
+    aligned with other settings than the model's, or when the model's encoding needs another depth unit.
     """
     folder = Path(folder)
     path, card = folder / "model.safetensors", read_card(folder)

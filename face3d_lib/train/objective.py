@@ -15,12 +15,12 @@ class Objective(nn.Module):
     """Embedder and loss as one module: (batch, labels) -> (loss, embeddings (B, D) float32, labels (B,) int64).
 
     Where the embedder has two branches, a copy of the loss with weights of its own is applied to each branch's
-    embedding as well. Losses run outside autocast, because pytorch-metric-learning would turn their weights to bf16
-    for good (its issues 293 and 710).
+    embedding as well. Losses run outside autocast, because pytorch-metric-learning would convert their weights to bf16
+    permanently (its issues 293 and 710).
 
-    Among several processes every process computes the loss of the whole batch, so that pairs and triplets reach over
-    all of it; B is the size of the whole batch. The mean of the gradients over the processes, which follows, is then
-    exactly the gradient of a single process. (DistributedLossWrapper of pytorch-metric-learning covers only some
+    Among several processes every process computes the loss of the whole batch, so that pairs and triplets are taken
+    from all of it; B is the size of the whole batch. The mean of the gradients over the processes, which follows, is
+    then exactly the gradient of a single process. (DistributedLossWrapper of pytorch-metric-learning covers only some
     losses, and with efficient=True it computes another gradient.)
     """
 
@@ -44,7 +44,7 @@ class Objective(nn.Module):
     def watch(self) -> dict[str, float]:
         """The means of the loss's watched values since the last call.
 
-        Where the branches learn from losses of their own alone, these are the means over the branches' losses.
+        If the branches learn only from their own losses, these are the means over the branches' losses.
         """
         found = [loss.watch() for loss in [self.loss, *self.branch_losses] if hasattr(loss, "watch")]
         found = found[1:] if self.branches_train_alone else found[:1]

@@ -1,4 +1,4 @@
-"""What a training notebook works on: the packed crops, the division into training and test, and the people by number."""
+"""The data of a training notebook: the packed crops, the split into training and test, and the list of people."""
 
 from dataclasses import dataclass
 
@@ -18,13 +18,13 @@ class TrainingData:
     classes: list[str]  # the people of the closed set; a label is a position in this list
     train: LabelledRows
     evaluation: LabelledRows  # pictures of the same people, by which the best epoch is chosen
-    test: LabelledRows  # pictures of the same people, which are looked at once, at the end
+    test: LabelledRows  # pictures of the same people, which are used once, at the end
 
 
 def open_training_data(this: Run) -> TrainingData:
     """The data of a training notebook, from the stages 20_split_subjects and 21_pack_dataset that its run sees.
 
-    Prints how many people and pictures there are. UserError: a stage is missing or not done, or the division names a
+    Prints how many people and pictures there are. UserError: a stage is missing or not done, or the split names a
     picture that the pack does not hold.
     """
     pack = Pack.open(this.need("21_pack_dataset") / "pack")

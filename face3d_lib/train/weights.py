@@ -1,8 +1,8 @@
-"""Weights that others have trained: where they come from, which hash they must have, and how they are read.
+"""Pretrained weights: where they come from, which hash they must have, and how they are read.
 
 A file is downloaded once, by pooch, when a network is first asked to start from it. It gets its name only when its
-SHA-256 is the one written here, and it is hashed again each time it is used. A failed download is not retried: the
-error says at once which file to put where.
+SHA-256 is the one written here, and it is hashed again each time it is used. A failed download is not retried;
+the error says at once which file is needed and in which folder.
 """
 
 import pickle
@@ -76,7 +76,7 @@ def locate(init: str | Path, backbone: str) -> Path:
 
 
 def download(source: Source, path: Path) -> None:
-    """Fetch `source` to `path`, once. UserError, and no file, unless all of it came and its hash is right."""
+    """Fetch `source` to `path`, once. UserError, and no file, unless all of it arrived and its hash is right."""
     fetch = HTTPDownloader(progressbar=True, chunk_size=1 << 20, timeout=TIMEOUT_SECONDS)
     try:
         with replacing(path) as sibling:
@@ -84,11 +84,11 @@ def download(source: Source, path: Path) -> None:
             if (found := sha256_of(sibling)) != source.sha256:
                 reason = f"SHA-256 {found[:12]}..., {source.sha256[:12]}... expected; a login page of the network?"
                 raise UserError(
-                    f"{source.url}: what came is not the released file ({reason}): {_by_hand(source, path)}"
+                    f"{source.url}: the download is not the released file ({reason}): {_by_hand(source, path)}"
                 )
     except (OSError, ValueError) as error:  # requests raises both
         first: BaseException = error
-        while first.__context__ is not None:  # down to what failed first, which says most in the fewest words
+        while first.__context__ is not None:  # down to the first error, whose message is the clearest
             first = first.__context__
         reason = " ".join(str(first).split())
         raise UserError(f"{source.url}: no download ({reason}): {_by_hand(source, path)}") from None

@@ -85,7 +85,7 @@ FAULTS = {
     "blank line": (GOOD.replace(b"p/b", b"\np/b"), "line 3: an empty line"),
     "no header": (b"p/a,1\np/b,2\n", "line 1: no column pair_id, cls_name"),
     "missing column": (b"pair_id\np/a\n", "line 1: no column cls_name"),
-    "column twice": (b"pair_id,cls_name,cls_name\np/a,1,2\n", "line 1: column 'cls_name' stands twice"),
+    "column twice": (b"pair_id,cls_name,cls_name\np/a,1,2\n", "line 1: column 'cls_name' occurs twice"),
     "last line cut": (GOOD[:-1], "line 3: no line end"),
     "last line cut in a cell": (b"pair_id,cls_name\np/a,15\np/b,1", "line 3: no line end"),
     "unclosed quote": (b'pair_id,cls_name\np/a,"1\np/b,2\n', "line 3: not plain csv|line break inside"),

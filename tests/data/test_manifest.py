@@ -80,8 +80,8 @@ def test_rows_and_pairs_that_do_not_meet_are_said(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("pair_id,session\nanna/01,s1\nanna/02,s1\nanna/01,s1\n", r"lines 2 and 4: 'anna/01' stands there twice"),
-        ("pair_id,session\nanna/01,s1\nanna/01.png,s2\n", r"lines 2 and 3: 'anna/01' stands there twice"),
+        ("pair_id,session\nanna/01,s1\nanna/02,s1\nanna/01,s1\n", r"lines 2 and 4: 'anna/01' occurs twice"),
+        ("pair_id,session\nanna/01,s1\nanna/01.png,s2\n", r"lines 2 and 3: 'anna/01' occurs twice"),
         ("pair_id;session\nanna/01;s1\n", r"line 1: no column pair_id .*separate cells by commas"),
         ("pair,session\nanna/01,s1\n", r"line 1: no column pair_id"),
         ("pair_id,session\nanna/01,s1,x\n", r"line 2: 3 cells under 2 columns"),

@@ -106,7 +106,7 @@ def test_fit_among_two_processes_learns_and_both_end_with_the_same_weights(tmp_p
 
 @pytest.mark.slow
 def test_two_processes_killed_and_started_again_end_as_if_never_killed(tmp_path):
-    """Row 40 of the matrix with row 29: one rank dies by kill -9, the job ends, the same command goes on."""
+    """One rank dies by kill -9, the job ends, and the same command resumes."""
     mark = "open(sys.argv[1] + f'.{rank}.pid', 'w').write(str(os.getpid()))\n"
     script = PRELUDE + mark + FIT.replace("t.ENOUGH", "dataclasses.replace(t.ENOUGH, save_seconds=0)")
     assert torchrun(tmp_path, script, str(tmp_path / "whole")).returncode == 0
