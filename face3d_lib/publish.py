@@ -108,8 +108,8 @@ def _doubt_about_sources(folder: Path, record: dict, proved: dict[Path, str]) ->
 def doubt_about_pairs(root: Path) -> str:
     """Why a folder of raw pairs might hold a real face; "" if dataset.json has the generator's mark and it is true.
 
-    The mark is true if the folder holds the files that these settings make and no other, and every picture and every depth
-    map, drawn again, is the same. That takes 40 ms of a processor for each pair.
+    The mark is true if the folder holds the files that these settings make and no other, and every picture and every
+    depth map, drawn again, is the same. That takes 40 ms of a processor for each pair.
     """
     mark = json.loads((root / "dataset.json").read_text(encoding="utf-8"))
     if mark.get("source") != "face3d synthetic faces" or not mark.keys() >= SETTINGS:
