@@ -53,3 +53,12 @@ def require_utf8() -> None:
             f"this Python reads file names as {encoding}, so names with accents would be lost: "
             "set PYTHONUTF8=1 in the environment and start again"
         )
+
+
+def require_assertions() -> None:
+    """Raise UserError where this Python skips assertions: a notebook that fails its checks would count as done."""
+    if not __debug__:
+        raise UserError(
+            "this Python skips assertions, with which every notebook checks its result: "
+            "unset PYTHONOPTIMIZE, leave out -O, and start again"
+        )

@@ -32,8 +32,8 @@ def relative(path: Path) -> str:
 
 
 def child_environment(**more: str) -> dict[str, str]:
-    """The environment for a Python that this process starts: the same folders, UTF-8 in any locale, and `more`."""
-    ours = {"FACE3D_RUNS": str(RUNS), "FACE3D_FIGURES": str(FIGURES), "PYTHONUTF8": "1"}
+    """The environment for a Python that this process starts: the same folders, UTF-8, assertions, and `more`."""
+    ours = {"FACE3D_RUNS": str(RUNS), "FACE3D_FIGURES": str(FIGURES), "PYTHONUTF8": "1", "PYTHONOPTIMIZE": ""}
     return os.environ | ours | more
 
 

@@ -13,11 +13,16 @@ from ..base.errors import UserError
 
 
 def run_folder(run: str) -> Path:
-    """runs/<run>; UserError unless `run` is one or more plain names joined by "/"."""
+    """runs/<run>; UserError unless `run` is one or more plain names joined by "/".
+
+    It is also a UserError where FACE3D_RUNS names a folder in figures/: git tracks that folder, and a run holds faces.
+    """
     names = str(run).split("/")
     plain_names = all(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) for name in names)
     if not plain_names:
         raise UserError(f"run {run!r}: use letters, digits, . _ -, and / between nested runs, as in demo/rgb")
+    if paths.RUNS.is_relative_to(paths.FIGURES):
+        raise UserError(f"FACE3D_RUNS is {paths.RUNS}, which lies in the folder of published figures: choose another")
     return paths.RUNS / run
 
 

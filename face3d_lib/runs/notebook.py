@@ -21,7 +21,7 @@ import numpy as np
 
 from ..base import paths
 from ..base.atomic import plain, write_json
-from ..base.environment import rank_and_world, require_utf8, setting
+from ..base.environment import rank_and_world, require_assertions, require_utf8, setting
 from ..base.errors import UserError
 from ..base.paths import ROOT, child_environment, relative
 from ..base.processes import GRACE_SECONDS, PREEMPTING, is_alive, lock, stopping_signals, unlock
@@ -293,6 +293,7 @@ def open_run(stage: str, namespace: dict) -> Run:
     """
     global _opened
     require_utf8()
+    require_assertions()
     if _opened is not None:
         _opened.release()
     this = _opened = Run(stage, namespace)

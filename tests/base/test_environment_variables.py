@@ -135,6 +135,12 @@ def test_a_kernel_that_would_lose_accents_is_refused():
     assert b"set PYTHONUTF8=1" in done.stderr
 
 
+def test_a_kernel_that_skips_assertions_is_refused():
+    code = "from face3d_lib.runs.notebook import open_run; open_run('00_look_at_pairs', {})"
+    done = subprocess.run([sys.executable, "-O", "-c", code], cwd=ROOT, capture_output=True)
+    assert b"UserError: this Python skips assertions" in done.stderr
+
+
 def test_commands_read_names_as_utf8_in_any_locale(tmp_path):
     """Nothing but the message about a notebook that is not there, whose name has to come back as it was given."""
     old = {"LC_ALL": "C", "LANG": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}

@@ -7,7 +7,7 @@ from specimens import OPEN, PARAMETERS, make_stage, write_notebook
 
 from face3d_lib.base import paths
 from face3d_lib.base.errors import UserError
-from face3d_lib.runs import notebook, parameters, record, runner
+from face3d_lib.runs import folders, notebook, parameters, record, runner
 
 WITH_DATA = PARAMETERS + '\ndata: str = ""  # folder of raw pairs'
 RESULT = "(this.folder / 'result').write_text(str(epochs))"
@@ -234,3 +234,11 @@ def test_the_advice_for_a_run_of_own_data_names_no_synthetic_people(desk, own_no
     this = notebook.open_run("10_align_faces", {"run": "mine"})
     assert this.need("00_look_at_pairs") == desk / "runs/mine/00_look_at_pairs"
     this.release()
+
+
+@pytest.mark.parametrize("runs", ["figures", "figures/mine"])
+def test_runs_do_not_lie_among_the_published_figures(desk, monkeypatch, runs):
+    """Otherwise the pictures of a run of real faces would lie in figures/ without having been proved synthetic."""
+    monkeypatch.setattr(paths, "RUNS", desk / runs)
+    with pytest.raises(UserError, match="lies in the folder of published figures"):
+        folders.run_folder("trial")

@@ -242,10 +242,12 @@ def test_a_rank_above_zero_leaves_the_record_to_rank_zero(desk):
 
 
 def test_what_a_shell_has_set_for_other_programs_does_no_harm(desk):
-    """A rank without torchrun, a backend with windows, a locale without accents: the stage is done and kept."""
+    """A rank without torchrun, a backend with windows, a locale without accents, no assertions: the stage is done and kept."""
     check = "import sys, matplotlib\nassert 'inline' in matplotlib.get_backend()\nassert sys.flags.utf8_mode"
+    check += "\nif not __debug__:\n    raise RuntimeError('assertions are skipped')"
     notebook = write_notebook(desk, "90_specimen", *OPEN, check, "this.done({'n': 1})")
     shell = {"RANK": "1", "MPLBACKEND": "TkAgg", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    shell |= {"PYTHONOPTIMIZE": "1"}
     process = start(desk, notebook, **shell)
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
