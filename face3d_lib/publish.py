@@ -136,7 +136,7 @@ def doubt_about_pairs(root: Path) -> str:
 
 
 def _is_not_ours(job: tuple[Path, int, int, int, Knobs]) -> Path | None:
-    """The picture or depth map of a pair that is not as our generator draws it; None where both are.
+    """The picture or depth map of a pair that differs from what the generator draws; None if both are equal.
 
     job: (path of the pair without extension, seed, person, number of the image, knobs).
     """

@@ -25,7 +25,7 @@ ALIGNMENT_COLUMNS = [
     "depth_map_sha256",  # of the depth map once read, (H, W) float32
     "aligned_rgb_sha256", "aligned_depth_sha256",  # of the crops' files
 ]  # fmt: skip
-LIMITS = {  # lowest and highest number of a column; an empty cell is lawful as well
+LIMITS = {  # lowest and highest number of a column; a cell may also be empty
     **dict.fromkeys(["box_left", "box_top", "box_right", "box_bottom", *POINTS, *MATRIX, *DEPTH_MARKS], (-1e6, 1e6)),
     "n_faces": (0.0, 1e6),
     "probability": (0.0, 1.0),

@@ -102,9 +102,9 @@ def _with_plain_columns(path: Path) -> pd.DataFrame:
     columns = [name.strip().casefold() for name in table.columns]
     plain = dict(zip(table.columns, columns, strict=True))
     if "pair_id" not in columns or len(set(columns)) < len(columns):
-        table = read_table(path, ["pair_id"])  # says where a column is missing, with its hint
+        table = read_table(path, ["pair_id"])  # raises the error that names the missing column
         double = next(name for name in columns if columns.count(name) > 1)
-        raise UserError(f"{path} line 1: column {double!r} stands twice in the header: remove one")
+        raise UserError(f"{path} line 1: column {double!r} occurs twice in the header: remove one")
     return table.rename(columns=plain)
 
 

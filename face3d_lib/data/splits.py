@@ -32,7 +32,7 @@ from .shares import deal, divide, enrolled_and_unknown, exact_ratios, hashed_ord
 
 FIRST_COLUMNS = ["rgb_image_path", "dep_image_path", "cls_name"]  # as in the legacy project, for its loaders
 COLUMNS = [*FIRST_COLUMNS, "pair_id", "session", "condition", "sha256"]
-DEPTH_HASH = "depth_sha256"  # a further column of all tables; missing in tables that were made elsewhere
+DEPTH_HASH = "depth_sha256"  # a further column of all tables; missing in tables of other programs
 PAIR_COLUMNS = ["pair_id_a", "pair_id_b", "same", "group"]
 SET_ASIDE = (*NO_SHOT, *REASONS, "ambiguous_name", "too_few_images")  # reasons that are no failure to acquire
 CLOSED, OPENED = ("train", "eval", "test"), ("gallery", "probe", "unknown")
@@ -277,7 +277,7 @@ def failures_to_acquire(dirty: pd.DataFrame, role: str) -> int:
 def split_folder(
     aligned: Path, folder: Path, settings: SplitSettings, manifest: Manifest | None = None, raw: Path | None = None
 ) -> Splits:
-    """`splits_of` an aligned folder, written to csv files in `folder`; UserError as of both."""
+    """`splits_of` an aligned folder, written to csv files in `folder`; raises the UserErrors of both."""
     splits = splits_of(aligned, folder, settings, manifest, raw)
     write_splits(splits, folder)
     return splits
@@ -286,7 +286,7 @@ def split_folder(
 def splits_of(
     aligned: Path, folder: Path, settings: SplitSettings, manifest: Manifest | None = None, raw: Path | None = None
 ) -> Splits:
-    """The division of an aligned folder (its alignment.csv); paths in it are relative to `folder`. Nothing is written.
+    """The split of an aligned folder (its alignment.csv); paths in it are relative to `folder`. Nothing is written.
 
     `manifest`: the sessions and conditions, from `manifest.read_manifest`. `raw`: the folder of raw pairs, to
     name the pictures that could not be aligned. Raises UserError where alignment.csv cannot be used.
@@ -306,7 +306,7 @@ def splits_of(
 
 
 def write_splits(splits: Splits, folder: Path) -> None:
-    """Write each table of a division to a csv file in `folder`; UserError where a file has the folder's name."""
+    """Write each table of a split to a csv file in `folder`; UserError where a file has the folder's name."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: a file of that name is there: choose another folder")
     folder.mkdir(parents=True, exist_ok=True)

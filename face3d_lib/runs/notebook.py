@@ -1,4 +1,4 @@
-"""What a notebook opens: its stage of a run, with checked parameters, a lock, seeds and a record."""
+"""`open_run` opens a notebook's stage of a run, with checked parameters, a lock, seeds and a record."""
 
 import atexit
 import io
@@ -97,7 +97,7 @@ class Run:
             self._make(name, record)
             folder = find_stage(self.run, name)
         if folder is None:
-            raise UserError(f"{name} was made, and its folder is gone again: run this cell once more")
+            raise UserError(f"{name} was made, but its folder has disappeared: run this cell once more")
         for upstream in outdated(read_record(folder)):
             print(f"note: {name} was made before the present {upstream}; run it again to bring it up to date")
         where, sha256 = folder.relative_to(paths.RUNS).as_posix(), read_record(folder).get("result_sha256")
@@ -262,7 +262,7 @@ def _run_visibly(notebook: Path, job: Job) -> int:
     command = [sys.executable, "-m", "face3d_lib.cli", "run", str(notebook), job.run, *as_words(job.parameters)]
     env = child_environment(FACE3D_PROGRESS="1")
     child = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    assert child.stdout is not None  # Popen says so of every pipe that it was asked for
+    assert child.stdout is not None  # because Popen was asked for a pipe
     shown = ""
     try:
         told = io.TextIOWrapper(

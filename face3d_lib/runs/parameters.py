@@ -73,7 +73,7 @@ def model_of_cells(cells: list, name: str) -> "type[BaseModel]":
 
 
 def _declared(statement: ast.stmt, comments: dict[int, str]) -> "tuple[str, Any, FieldInfo]":
-    """Name, type and field of a parameter's declaration; ValueError or TypeError where the statement is none."""
+    """Name, type and field of a parameter's declaration; ValueError or TypeError if the statement is none."""
     from pydantic import Field
 
     match statement:
@@ -84,7 +84,7 @@ def _declared(statement: ast.stmt, comments: dict[int, str]) -> "tuple[str, Any,
 
 
 def _kind(node: ast.expr) -> Any:
-    """The type that an annotation spells, as pydantic reads it: numbers, text, list, Literal, unions; ValueError for others."""
+    """The type of an annotation, as pydantic reads it: numbers, text, list, Literal, unions; else ValueError."""
     from pydantic import BeforeValidator, Field
 
     number = BeforeValidator(_refuse_bool)

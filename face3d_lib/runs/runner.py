@@ -61,7 +61,7 @@ class _Kernel:
                 return KernelSpec(argv=argv, display_name="Python 3", language="python", metadata=metadata)
 
         class Manager(AsyncKernelManager):
-            def client(manager, **options: Any) -> Any:  # jupyter_client itself annotates another class than it makes
+            def client(manager, **options: Any) -> Any:  # jupyter_client annotates another class than it returns
                 client = super().client(**options)
                 channel = client.iopub_channel
                 receive = channel.get_msg
@@ -77,7 +77,7 @@ class _Kernel:
         self.manager = Manager(kernel_spec_manager=ThisPython(), transport_encryption="auto")
         self.bar = bar
         self.pid: int | None = None
-        self.signal: signal.Signals | None = None  # the first one, which came at the monotonic time `heard`
+        self.signal: signal.Signals | None = None  # the first signal, received at the monotonic time `heard`
         self.heard = 0.0
         self.timer: threading.Timer | None = None
         self.left = ""  # the text to the left of tqdm's bar

@@ -69,7 +69,8 @@ BUMPS = [  # name, centre x y, width x y, direction x y z, mean, sd of the heigh
     ("jawwide", 58, -70, 26, 28, 1, 0, 0, 0.0, 4.0), ("facewide", 66, 0, 34, 50, 1, 0, 0, 0.0, 3.5),
     ("crownhigh", 0, 105, 80, 40, 0, 1, 0, 0.0, 4.0), ("jawback", 55, -75, 25, 22, 0, 0, 1, 0.0, 4.0),
     ("skewnose", 0, -28, 14, 16, 1, 0, 0, 0.0, 0.9), ("skewchin", 0, -95, 30, 20, 1, 0, 0, 0.0, 1.2)]
-EXPRESSIONS: dict[str, list[tuple[float, ...]]] = {  # bumps that move together: centre x y, width x y, displacement x y z (mm at strength 1)
+# bumps that move together: centre x y, width x y, displacement x y z (mm at strength 1)
+EXPRESSIONS: dict[str, list[tuple[float, ...]]] = {
     "smile": [(23, -65, 10, 10, 4, 5, -2), (38, -30, 16, 14, 1, 2, 4), (27, -52, 7, 12, 0, 0, -1.5)],
     "brows": [(28, 30, 24, 12, 0, 5, 0)],
     "frown": [(14, 26, 10, 10, -3, -4, 1), (23, -66, 10, 9, 0, -3, 0)],

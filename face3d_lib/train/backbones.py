@@ -79,7 +79,7 @@ def make_backbone(name: str, channels: int, init: str | Path = "scratch", depth_
 
 def _new_backbone(name: str, channels: int) -> Backbone:
     if name == "small":
-        # timm annotates the block as an instance, and takes the class
+        # timm annotates the block as an instance but expects the class
         return ResNet(BasicBlock, num_classes=0, in_chans=channels, **SMALL)  # type: ignore[arg-type]
     if name == "facenet":
         backbone = Facenet()

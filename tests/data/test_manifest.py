@@ -86,7 +86,7 @@ def test_rows_and_pairs_that_do_not_meet_are_said(tmp_path):
         ("pair,session\nanna/01,s1\n", r"line 1: no column pair_id"),
         ("pair_id,session\nanna/01,s1,x\n", r"line 2: 3 cells under 2 columns"),
         ("pair_id,session\nanna/01,s1\n\n", r"line 3: an empty line: delete it"),
-        ("pair_id,session,Session\nanna/01,s1,s2\n", r"column 'session' stands twice"),
+        ("pair_id,session,Session\nanna/01,s1,s2\n", r"column 'session' occurs twice"),
         ("pair_id,session\nwho/01,s1\n", r"no row fits a pair: its first pair_id is 'who/01', the first pair is"),
         ("pair_id,session\nanna/01,1/2/2024\nanna/02,2/1/2024\n", r"day and month cannot be told apart"),
     ],
