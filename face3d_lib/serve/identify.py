@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..base import paths
 from ..base.atomic import write_bytes
 from ..base.errors import UserError
 from ..data.convention import read_convention, read_source
@@ -98,9 +99,10 @@ def existing(path: Path, what: str) -> Path:
 
 
 def check_target(path: Path, run: str, rgb: Path, depth: Path) -> Path:
-    """`path`, if a picture may be written there: a new .png outside of all folders of raw data; UserError if not.
+    """`path`, if a picture may be written there: a new .png outside of all folders that are kept as they are.
 
-    A new file among the raw pictures would be taken for a person's picture, and an existing one could be an input.
+    A new file among the raw pictures would be taken for a person's picture, and an existing one could be an input. In
+    the gallery's folder it would outlive `forget`, and in figures/ git would track a face. UserError in such places.
     """
     path = Path(path)
     if path.suffix.lower() != ".png":
@@ -109,9 +111,10 @@ def check_target(path: Path, run: str, rgb: Path, depth: Path) -> Path:
         raise UserError(f"--picture {path}: a file of that name is there and is not replaced: choose another name")
     raw = [folder] if (folder := _raw_folder(run)) else []
     raw += [folder for file in (rgb, depth) if ((folder := _declaring_folder(file)) / "dataset.json").exists()]
-    for folder in raw:
+    kept = dict.fromkeys(raw, "raw data") | {gallery_folder(run): "a gallery", paths.FIGURES: "published figures"}
+    for folder, what in kept.items():
         if path.resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"--picture {path}: lies among the raw data in {folder}: choose a place outside of it")
+            raise UserError(f"--picture {path}: lies in {folder}, which holds {what}: choose a place outside of it")
     return path
 
 

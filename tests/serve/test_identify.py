@@ -14,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from face3d_lib import cli
+from face3d_lib.base import paths
 from face3d_lib.base.errors import UserError
 from face3d_lib.data.convention import DepthConvention
 from face3d_lib.data.decoding import read_pair
@@ -21,6 +22,7 @@ from face3d_lib.data.pairs import single_pair
 from face3d_lib.data.warp import AlignSettings
 from face3d_lib.evaluate.embed import Embeddings, embed_pair
 from face3d_lib.serve.gallery import Gallery, open_gallery
+from face3d_lib.serve.identify import gallery_folder
 from face3d_lib.synthetic import dataset, people
 from face3d_lib.train import embedder, model_files
 
@@ -119,6 +121,7 @@ def test_a_picture_of_the_answer_is_written_but_never_over_anything(raw, small_r
     for target in (
         *[probe, probe.with_suffix(".npy"), raw / "p0001" / "s1_000.png", raw / "p0001" / "new.png", "new.png"],
         *[tmp_path / "answer.png", tmp_path / "link.png", tmp_path / "dangling.png", tmp_path / "answer.txt"],
+        *[gallery_folder("small") / "new.png", paths.FIGURES / "new.png", paths.FIGURES / "mine" / "new.png"],
     ):
         assert isinstance(ask(probe, "--picture", target).exception, UserError), target
     assert {path: path.read_bytes() for path in raw.rglob("*") if path.is_file()} == before
