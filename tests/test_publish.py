@@ -177,6 +177,16 @@ def test_raw_pairs_that_are_not_ours_are_refused(desk, spoil):
     assert published(desk) == set()
 
 
+def test_a_nested_run_is_proved_back_to_the_raw_pairs_of_the_runs_around(desk):
+    """The stage that holds the pairs is none of those whose figures are copied, and decides all the same."""
+    assert publish.publish("default/rgb") == 1
+    shutil.rmtree(desk / "figures")
+    real_face_under_our_name(desk / "runs/default/00_faces/raw")
+    with pytest.raises(UserError, match=r"it read 10_align: it read 00_faces: .* is not what our generator draws"):
+        publish.publish("default/rgb")
+    assert published(desk) == set()
+
+
 def test_a_stage_that_is_not_done_or_not_the_projects_own_is_refused(desk):
     make(desk, "default", "10_align", ["00_faces"], status="failed")
     with pytest.raises(UserError, match="the stage is failed"):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from ..base.errors import UserError
 from .scores import FAILED, Trials, fuse_trials
 
 if TYPE_CHECKING:
@@ -105,11 +106,13 @@ def threshold_at_far(impostor: np.ndarray, far: float) -> float:
     """The lowest threshold that accepts at most the share `far` of impostors; NaN where far < 1 / their number.
 
     It lies just above an impostor score, so of tied scores all or none are accepted. `far` is read by its
-    decimal text: .29 of 100 is 29.
+    decimal text: .29 of 100 is 29. UserError where `far` is no share between 0 and 1.
     """
     impostor = np.sort(flat(impostor, "impostor"))[::-1]
     if not 0 < far < 1:
-        raise ValueError(f"far is a share between 0 and 1, not {far}")
+        raise UserError(
+            f"a false accept rate of {far} is no share between 0 and 1: set far_target to 0.01, for example"
+        )
     allowed = int(Fraction(str(float(far))) * len(impostor))  # false accepts that may happen
     return float(np.nextafter(impostor[allowed], np.inf)) if allowed else np.nan
 

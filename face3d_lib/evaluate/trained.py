@@ -88,8 +88,9 @@ def need_models(this: "Run", names: list[str]) -> list[Trained]:
     """
     names = names or sweep_models(this.run)
     for name in names:
-        if not _candidates(this.run, name):
-            this.need(stage_of(name))
+        stage = stage_of(name)
+        if not _candidates(this.run, name) and STAGE.fullmatch(stage.rpartition("/")[2]):  # a run alone makes no stage
+            this.need(stage)
     found = find_models(this.run, names)
     for stage in dict.fromkeys(one.stage for one in found):
         this.need(stage)

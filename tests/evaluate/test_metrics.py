@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
+from face3d_lib.base.errors import UserError
 from face3d_lib.evaluate import intervals, metrics
 from face3d_lib.evaluate.scores import Trials
 
@@ -197,7 +198,7 @@ def test_no_development_score_gives_no_threshold_and_few_give_one_that_accepts_n
 
 @pytest.mark.parametrize("far", [0, 1, -0.1, 2, np.nan])
 def test_far_must_be_a_share(far):
-    with pytest.raises(ValueError, match="between 0 and 1"):
+    with pytest.raises(UserError, match="between 0 and 1"):
         metrics.threshold_at_far(IMPOSTOR, far)
 
 

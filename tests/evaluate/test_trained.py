@@ -146,3 +146,10 @@ def test_the_closing_table_has_a_row_for_each_system_of_any_notebook():
         ["arcface", "-", "0.125", "0.500", "0.750"],
     ]
     assert results({}, {}) == [["", "closed-set accuracy", "EER", "TAR", "rank-1"]]
+
+
+def test_a_mistyped_run_is_no_notebook_to_be_made(runs):
+    """The advice used to be the command `face3d run rbg demo`, and there is no notebook rbg."""
+    this = SimpleNamespace(run="demo", need=lambda name: pytest.fail(f"{name} was asked for"))
+    with pytest.raises(UserError, match="run demo has no model rbg: train it, or name another one"):
+        need_models(this, ["rbg"])

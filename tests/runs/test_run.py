@@ -233,6 +233,13 @@ def test_a_run_from_command_line_to_record(desk):
     ]
 
 
+def test_figures_of_a_stage_lie_in_its_own_folder(desk):
+    """Not in figures/, which git tracks and which only `publish` fills."""
+    this = notebook.open_run("90_specimen", {"run": "default"})
+    assert this.figures == desk / "runs/default/90_specimen/figures"
+    this.done()
+
+
 def test_a_rank_above_zero_leaves_the_record_to_rank_zero(desk):
     notebook = write_notebook(desk, "90_specimen", *OPEN, "assert this.rank == 1", "this.done({'n': 1})")
     process = start(desk, notebook, RANK="1", WORLD_SIZE="2")
