@@ -113,7 +113,9 @@ def summary(name: str) -> str:
         "closed set: people the network was trained on; EER, TAR and rank-1: people never seen in training",
     ]
     if any("-" in row[1:] for row in rows):
-        lines.append("-: could not be measured, because there are too few people or pictures to compare")
+        lines.append(
+            "-: could not be measured: a fusion of scores names nobody by itself, and too few people leave nothing to compare"
+        )
     overview = run_folder(name) / "40_evaluate_verification" / "figures" / "overview.png"
     lines += [
         f"look next: {relative(overview)}, and the executed",

@@ -121,7 +121,7 @@ def plot_match(
     title += f"{match.score:.3f} {relation} {match.threshold:.3f}"
     blank = np.full((8, 8, 3), 255, np.uint8)
     show_rgb(axes[1], blank if match_rgb is None else match_rgb, title)
-    axes[1].title.set_color(colour)
+    axes[1].title.set(color=colour, fontsize=9)  # beside other probes there is little room
     for spine in axes[1].spines.values():
         spine.set(visible=True, color=colour, linewidth=4)
     return axes
