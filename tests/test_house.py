@@ -158,6 +158,13 @@ def numbers_of(text: str) -> set[str]:
     return found & {stage.notebook[:2] for stage in PLAN} | (trained if "model" in text else set())
 
 
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_modules_that_documents_start_are_programs(name):
+    for module in re.findall(r"-m (face3d_lib[.\w]*)", (ROOT / name).read_text(encoding="utf-8")):
+        source = (ROOT / f"{module.replace('.', '/')}.py").read_text(encoding="utf-8")
+        assert 'if __name__ == "__main__":' in source, module
+
+
 def test_the_lists_of_notebooks_follow_the_plan():
     named = {}
     for path in ("README.md", "notebooks/README.md"):
