@@ -173,12 +173,19 @@ def test_a_script_without_main_guard_is_told_so(tmp_path, stdin):
 
 
 def test_signals_reach_the_handler_within_the_block_only():
-    heard, before = [], signal.getsignal(signal.SIGTERM)
-    with stopping_signals(lambda number, frame: heard.append(number)):
-        for number in processes.STOPPING:
-            os.kill(os.getpid(), number)
-    assert heard == list(processes.STOPPING)
-    assert signal.getsignal(signal.SIGTERM) is before
+    def nothing(number, frame):
+        """Stands for the handlers before the block: tests started in the background ignore SIGINT or SIGHUP."""
+
+    heard, before = [], {number: signal.signal(number, nothing) for number in processes.STOPPING}
+    try:
+        with stopping_signals(lambda number, frame: heard.append(number)):
+            for number in processes.STOPPING:
+                os.kill(os.getpid(), number)
+        assert heard == list(processes.STOPPING)
+        assert {signal.getsignal(number) for number in processes.STOPPING} == {nothing}
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_an_ignored_signal_stays_ignored():
