@@ -36,10 +36,6 @@ class OperatingPoint:
     asked_far: float | None = None
     reason: str = ""
 
-    @property
-    def frr(self) -> float:
-        return 1 - self.tar
-
 
 @dataclass(frozen=True)
 class OpenSetPoint:

@@ -65,7 +65,7 @@ def failure(job: Job) -> str:
 
 
 class Workers:
-    """Runs as processes of their own; a stopping signal reaches those at work, and no other begins.
+    """Runs as processes of their own; a stopping signal ends the runs at work, and no other run begins.
 
     threads: number of threads of each process. pictures: whether changed drawing code makes a finished run start again
     (see `up_to_date`).
