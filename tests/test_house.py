@@ -21,8 +21,8 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
         *["losses", "objective", "closed_set", "training_data", "model_files", "checkpoint", "fit"],
     ],
     "evaluate": [
-        *["embed", "scores", "metrics", "intervals", "protocol", "trained", "words", "compare"],
-        *["rating", "pictures", "figures"],
+        *["embed", "scores", "metrics.checks", "metrics.curves", "metrics.thresholds", "metrics.identification"],
+        *["metrics.failures", "intervals", "protocol", "trained", "words", "compare", "rating", "pictures", "figures"],
     ],
     "serve": ["gallery", "identify"],
 }
@@ -111,12 +111,14 @@ def test_the_guards_can_fail():
         assert without_encoding(text) == [1]
     for text in ("open(p, 'rb')", "write_text(p, x)", "Image.open(p)", "p.read_text(encoding='utf-8')"):
         assert without_encoding(text) == []
-    nested = "def f():\n    from ..evaluate.metrics import eer\n    from .fit import fit"
-    assert imported(nested, "train.losses") == {"evaluate.metrics", "train.fit"}
+    nested = "def f():\n    from ..evaluate.metrics.curves import eer\n    from .fit import fit"
+    assert imported(nested, "train.losses") == {"evaluate.metrics.curves", "train.fit"}
     assert imported("from ..train import fit, batches", "data.pack") == {"train.fit", "train.batches"}
     assert imported("from . import fit\nfrom .. import cli", "train.losses") == {"train.fit", "cli"}
-    absolute = "import face3d_lib.train.fit\nfrom face3d_lib.evaluate import metrics\nfrom face3d_lib.cli import app"
-    assert imported(absolute, "base.paths") == {"train.fit", "evaluate.metrics", "cli"}
+    absolute = (
+        "import face3d_lib.train.fit\nfrom face3d_lib.evaluate.metrics import curves\nfrom face3d_lib.cli import app"
+    )
+    assert imported(absolute, "base.paths") == {"train.fit", "evaluate.metrics.curves", "cli"}
     assert re.search(UNSAFE["torch.load without weights_only=True"], "torch.load(path)")
     assert re.search(UNSAFE["allow_pickle=True"], "np.load(path, allow_pickle=True)")
 

@@ -18,7 +18,9 @@ from ..train.closed_set import vectors_of
 from ..train.embedder import Embedder
 from .embed import Embeddings, embed
 from .intervals import mean_bootstrap, paired_bootstrap, subject_bootstrap
-from .metrics import best_weight, eer, ranks, tar_at_far
+from .metrics.curves import best_weight, eer
+from .metrics.identification import ranks
+from .metrics.thresholds import tar_at_far
 from .protocol import open_set, trials_of, unseen_people
 from .scores import Trials, cosine, fuse, fuse_trials, templates
 from .trained import Trained

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .metrics import Roc
+from .metrics.curves import Roc
 from .pictures import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, SKY, literal, short, show_depth, show_rgb
 from .words import words
 
@@ -48,7 +48,7 @@ def plot_roc(ax: Axes, roc: Roc, label: str, system: int = 0) -> Axes:
 
 
 def plot_cmc(ax: Axes, rates: np.ndarray, label: str, system: int = 0, n_ranks: int = 20) -> Axes:
-    """Share of probes found among the best k of the gallery, `rates` of metrics.cmc; the grey line is chance."""
+    """Share of probes found among the best k of the gallery, `rates` of identification.cmc; the grey line is chance."""
     shown = min(n_ranks, len(rates))
     rank = np.arange(1, shown + 1)
     _chance(ax, rank, rank / max(1, len(rates)))
@@ -94,7 +94,7 @@ def plot_score_histogram(
 
 
 def plot_failure_rates(ax: Axes, table: pd.DataFrame, what: str = "faces not found") -> Axes:
-    """A bar per row of metrics.failure_rates (group, n, failed, rate, low, high), and counts."""
+    """A bar per row of failures.failure_rates (group, n, failed, rate, low, high), and counts."""
     place = np.arange(len(table))[::-1]
     rate, low, high = (100 * table[name].to_numpy(float) for name in ("rate", "low", "high"))
     colours = [GREY if group == "all" else SKY for group in table["group"]]

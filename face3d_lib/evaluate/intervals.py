@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .metrics import Roc, curves_of, flat, subject_numbers
+from .metrics.checks import flat
+from .metrics.curves import Roc, curves_of, subject_numbers
 from .scores import Trials, require_same_trials
 
 

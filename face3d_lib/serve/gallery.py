@@ -26,7 +26,7 @@ from safetensors.numpy import load, save
 from ..base.atomic import write_bytes
 from ..base.errors import UserError
 from ..base.processes import only_writer
-from ..evaluate.metrics import threshold_at_far_or_above
+from ..evaluate.metrics.thresholds import threshold_at_far_or_above
 from ..evaluate.scores import FAILED, alarm_scores, check_vectors, cosine, templates
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ import pytest
 
 from face3d_lib.data.splits import PAIR_COLUMNS, Splits
 from face3d_lib.data.warp import AlignSettings
-from face3d_lib.evaluate import metrics
 from face3d_lib.evaluate.compare import compare, late_fusion, outcome, spread, table_of
 from face3d_lib.evaluate.embed import Embeddings
 from face3d_lib.evaluate.intervals import paired_bootstrap
+from face3d_lib.evaluate.metrics import curves
 from face3d_lib.evaluate.protocol import trials_of
 from face3d_lib.evaluate.trained import Trained, find_models, sweep_models
 from face3d_lib.train.embedder import Architecture
@@ -151,7 +151,7 @@ def test_two_networks_that_err_on_different_pictures_err_less_together(pair):
     first, second, packed, split = pair((1.5, 1.5), (1.5, 1.5))
     together, rates = late_fusion(first, second, packed, split)
     unseen = [Embeddings.load(network.folder / "unseen.npz") for network in (first, second)]
-    alone = [metrics.eer(t.genuine, t.impostor)[0] for t in (trials_of(vectors, split) for vectors in unseen)]
+    alone = [curves.eer(t.genuine, t.impostor)[0] for t in (trials_of(vectors, split) for vectors in unseen)]
     assert rates["eer"] < 0.9 * min(alone)
     assert 0.2 < rates["weight"] < 0.8
     assert rates["accuracy"] == together.right.mean() > max(rates["accuracies"]) > 0.2
@@ -180,5 +180,5 @@ def test_a_network_that_sees_nothing_gets_no_weight(pair):
     _, rates = late_fusion(first, second, packed, split)
     alone = trials_of(Embeddings.load(first.folder / "unseen.npz"), split)
     assert rates["weight"] > 0.9
-    assert rates["eer"] <= metrics.eer(alone.genuine, alone.impostor)[0] + 0.005
+    assert rates["eer"] <= curves.eer(alone.genuine, alone.impostor)[0] + 0.005
     assert rates["accuracy"] > 0.9 > rates["accuracies"][1]

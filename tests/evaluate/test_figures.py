@@ -18,7 +18,8 @@ from PIL import Image
 
 from face3d_lib.base.atomic import plain
 from face3d_lib.base.paths import ROOT, child_environment
-from face3d_lib.evaluate import figures, metrics, pictures
+from face3d_lib.evaluate import figures, pictures
+from face3d_lib.evaluate.metrics import curves, failures, thresholds
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +30,7 @@ def close_all():
 
 def two_systems():
     rng = np.random.default_rng(0)
-    return [metrics.roc(rng.normal(mean, 1, 200), rng.normal(0, 1, 1000)) for mean in (2, 1)]
+    return [curves.roc(rng.normal(mean, 1, 200), rng.normal(0, 1, 1000)) for mean in (2, 1)]
 
 
 def noise_pairs(n):
@@ -41,16 +42,16 @@ def noise_pairs(n):
 
 
 def test_roc_is_read_as_tar_at_far():
-    """The drawn staircase, at any FAR, is what metrics.tar_at_far gives."""
+    """The drawn staircase, at any FAR, is what thresholds.tar_at_far gives."""
     rng = np.random.default_rng(0)
     genuine, impostor = rng.normal(2, 1, 200), rng.normal(0, 1, 1000)
-    ax = figures.plot_roc(plt.figure().subplots(), metrics.roc(genuine, impostor), "RGB")
+    ax = figures.plot_roc(plt.figure().subplots(), curves.roc(genuine, impostor), "RGB")
     curve = next(line for line in ax.lines if line.get_label() == "RGB")
     assert curve.get_drawstyle() == "steps-post"
     far, tar = curve.get_data()
     for asked in (0.0015, 0.01, 0.05, 0.3):
         drawn = tar[np.searchsorted(far, asked, side="right") - 1]
-        assert drawn == metrics.tar_at_far(genuine, impostor, asked).tar
+        assert drawn == thresholds.tar_at_far(genuine, impostor, asked).tar
     assert ax.get_xscale() == "log"
     assert ax.get_xlim() == (pytest.approx(1 / 1000), 1)
 
@@ -59,7 +60,7 @@ def test_roc_holds_many_systems_and_one_chance_line():
     ax = plt.figure().subplots()
     for system, (roc, label) in enumerate(zip(two_systems(), ("RGB", "depth"), strict=True)):
         figures.plot_roc(ax, roc, label, system)
-    figures.plot_roc(ax, metrics.roc([], [0.1]), "nobody", 2)
+    figures.plot_roc(ax, curves.roc([], [0.1]), "nobody", 2)
     labels = ["chance", "RGB", "depth", "nobody (not measurable)"]
     assert [line.get_label() for line in ax.lines] == labels
     assert [text.get_text() for text in ax.get_legend().get_texts()] == labels
@@ -76,7 +77,7 @@ def test_many_systems_can_be_told_apart_and_any_eight_neighbours_in_grey():
 
 def test_perfect_and_hopeless_scores_can_be_drawn():
     for genuine, impostor in (([1.0, 0.9], [0.0, 0.1]), ([0.0], [1.0]), ([0.5], [0.5]), ([], [0.5]), ([], [])):
-        roc = metrics.roc(genuine, impostor)
+        roc = curves.roc(genuine, impostor)
         figure = plt.figure(figsize=(10, 5))
         first, second = figure.subplots(1, 2)
         figures.plot_roc(first, roc, "RGB")
@@ -99,7 +100,7 @@ def test_histogram_tells_counts_and_threshold():
 
 
 def test_failure_bars_have_counts():
-    table = metrics.failure_rates(["ok", "no_face", "ok", "ok"], ["frontal", "profile", "frontal", "profile"])
+    table = failures.failure_rates(["ok", "no_face", "ok", "ok"], ["frontal", "profile", "frontal", "profile"])
     ax = figures.plot_failure_rates(plt.figure().subplots(), table)
     assert [bar.get_width() for bar in ax.patches] == [0, 50, 25]
     assert [text.get_text() for text in ax.texts] == ["0 of 2", "1 of 2", "1 of 4"]
@@ -272,7 +273,7 @@ def test_saved_figure_is_always_the_same_bytes_and_carries_its_numbers(tmp_path)
 
 
 def test_tables_and_results_become_plain():
-    point = metrics.rates_at([0.9], [0.1, 0.2], 0.5)
+    point = thresholds.rates_at([0.9], [0.1, 0.2], 0.5)
     assert plain(point)["achieved_far"] == 0
     assert plain(pd.DataFrame({"a": ["x"], "b": [1.5]})) == [{"a": "x", "b": 1.5}]
     assert plain({"path": Path("a/b"), 1: (np.inf, True, None)}) == {

@@ -8,7 +8,8 @@ import pytest
 from sklearn.metrics import roc_curve
 
 from face3d_lib.base.errors import UserError
-from face3d_lib.evaluate import intervals, metrics
+from face3d_lib.evaluate import intervals
+from face3d_lib.evaluate.metrics import curves, failures, identification, thresholds
 from face3d_lib.evaluate.scores import Trials
 
 # Ten impostors .0 ... .9 and four genuine, so that every rate can be counted on the fingers.
@@ -43,18 +44,18 @@ def at_threshold(roc, threshold):
 
 def share_first(scores, probes, enrolled):
     """The share of probes that are found at rank 1."""
-    return (metrics.ranks(scores, probes, enrolled) == 1).mean()
+    return (identification.ranks(scores, probes, enrolled) == 1).mean()
 
 
 # -- verification
 
 
 def test_rates_at_a_threshold_accept_iff_score_is_not_below_it():
-    point = metrics.rates_at(GENUINE, IMPOSTOR, 0.8)
+    point = thresholds.rates_at(GENUINE, IMPOSTOR, 0.8)
     assert (point.false_accepts, point.n_impostor) == (2, 10)  # .8 itself and .9
     assert (point.false_rejects, point.n_genuine) == (2, 4)
     assert (point.achieved_far, point.tar) == (0.2, 0.5)
-    assert metrics.rates_at([0.8], [0.0], 0.8).tar == 1
+    assert thresholds.rates_at([0.8], [0.0], 0.8).tar == 1
 
 
 @pytest.mark.parametrize(
@@ -63,60 +64,60 @@ def test_rates_at_a_threshold_accept_iff_score_is_not_below_it():
 )
 def test_tar_at_far_by_hand(far, accepts, tar):
     """far .1: one impostor (.9) may pass, so the threshold lies just above .8: .85 and .95 pass."""
-    point = metrics.tar_at_far(GENUINE, IMPOSTOR, far)
+    point = thresholds.tar_at_far(GENUINE, IMPOSTOR, far)
     assert (point.false_accepts, point.achieved_far, point.tar) == (accepts, accepts / 10, tar)
     assert (point.asked_far, point.reason) == (far, "")
 
 
 def test_far_below_one_impostor_is_nan_with_the_count():
-    point = metrics.tar_at_far(GENUINE, IMPOSTOR, 0.099)
+    point = thresholds.tar_at_far(GENUINE, IMPOSTOR, 0.099)
     assert np.isnan([point.tar, point.achieved_far, point.threshold]).all()
     assert point.n_impostor == 10
     assert "FAR 0.099 cannot be measured with 10 impostor comparisons" in point.reason
-    assert np.isnan(metrics.threshold_at_far(IMPOSTOR, 0.099))
-    assert np.isnan(metrics.roc(GENUINE, IMPOSTOR).tar_at_far([0.099, 0.1])).tolist() == [True, False]
+    assert np.isnan(thresholds.threshold_at_far(IMPOSTOR, 0.099))
+    assert np.isnan(curves.roc(GENUINE, IMPOSTOR).tar_at_far([0.099, 0.1])).tolist() == [True, False]
 
 
 def test_far_is_read_as_a_decimal():
     """.29 * 100 is 28.999999999999996 in binary; twenty-nine impostors may pass."""
     impostor = np.arange(100) / 100
     for far in np.arange(1, 100) / 100:
-        point = metrics.tar_at_far([2.0], impostor, float(far))
+        point = thresholds.tar_at_far([2.0], impostor, float(far))
         assert point.false_accepts == round(far * 100)
 
 
 def test_tied_impostors_pass_together_or_not_at_all():
     impostor = [0.1, 0.5, 0.5, 0.5, 0.5]
-    assert metrics.tar_at_far([0.5, 0.6], impostor, 0.4).achieved_far == 0  # two may pass, four are tied
-    assert metrics.tar_at_far([0.5, 0.6], impostor, 0.4).tar == 0.5
-    assert metrics.tar_at_far([0.5, 0.6], impostor, 0.8).achieved_far == 0.8
-    assert metrics.tar_at_far([0.5, 0.6], impostor, 0.8).tar == 1
+    assert thresholds.tar_at_far([0.5, 0.6], impostor, 0.4).achieved_far == 0  # two may pass, four are tied
+    assert thresholds.tar_at_far([0.5, 0.6], impostor, 0.4).tar == 0.5
+    assert thresholds.tar_at_far([0.5, 0.6], impostor, 0.8).achieved_far == 0.8
+    assert thresholds.tar_at_far([0.5, 0.6], impostor, 0.8).tar == 1
 
 
 def test_threshold_of_development_is_applied_to_others():
-    threshold = metrics.threshold_at_far(IMPOSTOR, 0.1)
+    threshold = thresholds.threshold_at_far(IMPOSTOR, 0.1)
     assert 0.8 < threshold < 0.8 + 1e-9
-    point = metrics.rates_at([0.7, 0.9], [0.85, 0.95, 0.1, 0.2], threshold)
+    point = thresholds.rates_at([0.7, 0.9], [0.85, 0.95, 0.1, 0.2], threshold)
     assert (point.tar, point.achieved_far) == (0.5, 0.5)  # not the FAR that was asked for
-    missing = metrics.rates_at([0.7], [0.1], np.nan)
+    missing = thresholds.rates_at([0.7], [0.1], np.nan)
     assert np.isnan(missing.tar)
     assert missing.reason
 
 
 def test_eer_by_hand():
     """At .75 FAR is 2/10 and FRR 1/4 (gap .05); at .7 FAR is 3/10 and FRR 1/4 (gap .05 again)."""
-    value, threshold = metrics.eer(GENUINE, IMPOSTOR)
+    value, threshold = curves.eer(GENUINE, IMPOSTOR)
     assert (value, threshold) == (pytest.approx(0.275), 0.7)  # of the two means .225 and .275 the larger
-    assert metrics.eer([1.0], [0.0]) == (0, 1)
-    assert metrics.eer([0.0], [1.0])[0] == 1
-    assert metrics.eer([0.5], [0.5])[0] == 0.5
-    assert metrics.eer([0.3, 0.7, 0.8, 0.9], [0.1, 0.2, 0.4, 0.6])[0] == 0.25
+    assert curves.eer([1.0], [0.0]) == (0, 1)
+    assert curves.eer([0.0], [1.0])[0] == 1
+    assert curves.eer([0.5], [0.5])[0] == 0.5
+    assert curves.eer([0.3, 0.7, 0.8, 0.9], [0.1, 0.2, 0.4, 0.6])[0] == 0.25
 
 
 def test_eer_of_two_normals():
     """Normals about 0 and 1, deviation .5: they cross at .5, where both errors are Phi(-1) = .1587."""
     rng = np.random.default_rng(1)
-    value, threshold = metrics.eer(rng.normal(1, 0.5, 200_000), rng.normal(0, 0.5, 200_000))
+    value, threshold = curves.eer(rng.normal(1, 0.5, 200_000), rng.normal(0, 0.5, 200_000))
     assert value == pytest.approx(0.15866, abs=0.002)
     assert threshold == pytest.approx(0.5, abs=0.01)
 
@@ -125,7 +126,7 @@ def test_eer_of_two_normals():
 @pytest.mark.parametrize("seed", range(5))
 def test_roc_equals_scikit_learn(seed, decimals):
     genuine, impostor = random_scores(seed, decimals=decimals)
-    ours = metrics.roc(genuine, impostor)
+    ours = curves.roc(genuine, impostor)
     truth, score = np.r_[np.ones(len(genuine)), np.zeros(len(impostor))], np.r_[genuine, impostor]
     far, tar, threshold = roc_curve(truth, score, drop_intermediate=False)
     np.testing.assert_allclose(ours.far, far)
@@ -133,37 +134,37 @@ def test_roc_equals_scikit_learn(seed, decimals):
     np.testing.assert_array_equal(ours.threshold, threshold)
     for asked in (0.01, 0.03, 0.1, 0.5):
         expected = tar[far <= asked].max()
-        assert metrics.tar_at_far(genuine, impostor, asked).tar == pytest.approx(expected)
+        assert thresholds.tar_at_far(genuine, impostor, asked).tar == pytest.approx(expected)
         assert ours.tar_at_far(asked) == pytest.approx(expected)
     for at in (-1.0, 0.0, 0.5, threshold[3], 99.0):
-        point = metrics.rates_at(genuine, impostor, at)
+        point = thresholds.rates_at(genuine, impostor, at)
         assert (point.achieved_far, point.tar) == pytest.approx(at_threshold(ours, at))
 
 
 def test_swapping_genuine_and_impostor_shows():
     genuine, impostor = random_scores(0)
-    value = metrics.eer(genuine, impostor)[0]
+    value = curves.eer(genuine, impostor)[0]
     assert value < 0.4
-    assert metrics.eer(impostor, genuine)[0] == pytest.approx(1 - value, abs=0.05)
-    assert metrics.tar_at_far(genuine, impostor, 0.1).tar > 0.3
-    assert metrics.tar_at_far(impostor, genuine, 0.1).tar < 0.05
+    assert curves.eer(impostor, genuine)[0] == pytest.approx(1 - value, abs=0.05)
+    assert thresholds.tar_at_far(genuine, impostor, 0.1).tar > 0.3
+    assert thresholds.tar_at_far(impostor, genuine, 0.1).tar < 0.05
 
 
 def test_shuffled_labels_show():
     trials = make_trials()
     shuffled = replace(trials, subject_ids=np.random.default_rng(3).permutation(trials.subject_ids))
-    assert metrics.eer(trials.genuine, trials.impostor)[0] < 0.25
-    assert metrics.eer(shuffled.genuine, shuffled.impostor)[0] == pytest.approx(0.5, abs=0.12)
+    assert curves.eer(trials.genuine, trials.impostor)[0] < 0.25
+    assert curves.eer(shuffled.genuine, shuffled.impostor)[0] == pytest.approx(0.5, abs=0.12)
 
 
 @pytest.mark.parametrize("bad", [[np.nan], [0.5, np.inf], [[0.5]]])
 def test_scores_that_are_none_are_refused(bad):
     calls = (
-        lambda: metrics.roc(bad, IMPOSTOR),
-        lambda: metrics.roc(GENUINE, bad),
-        lambda: metrics.rates_at(bad, IMPOSTOR, 0.5),
-        lambda: metrics.tar_at_far(GENUINE, bad, 0.5),
-        lambda: metrics.threshold_at_far(bad, 0.5),
+        lambda: curves.roc(bad, IMPOSTOR),
+        lambda: curves.roc(GENUINE, bad),
+        lambda: thresholds.rates_at(bad, IMPOSTOR, 0.5),
+        lambda: thresholds.tar_at_far(GENUINE, bad, 0.5),
+        lambda: thresholds.threshold_at_far(bad, 0.5),
     )
     for call in calls:
         with pytest.raises(ValueError, match=r"infinite|flat"):
@@ -171,35 +172,35 @@ def test_scores_that_are_none_are_refused(bad):
 
 
 def test_what_no_comparison_shows_is_nan_with_the_reason():
-    nobody = metrics.roc([], IMPOSTOR)
-    for curve in (nobody, metrics.roc(GENUINE, []), metrics.roc([], [])):
+    nobody = curves.roc([], IMPOSTOR)
+    for curve in (nobody, curves.roc(GENUINE, []), curves.roc([], [])):
         assert not curve.measurable
         assert np.isnan([*curve.eer(), curve.tar_at_far(0.1)]).all()
     assert np.isnan(nobody.tar_at_far([0.1, 0.2])).tolist() == [True, True]
-    assert metrics.roc(GENUINE, IMPOSTOR).measurable
+    assert curves.roc(GENUINE, IMPOSTOR).measurable
     for genuine, impostor, kind in (([], IMPOSTOR, "genuine"), (GENUINE, [], "impostor")):
-        point = metrics.rates_at(genuine, impostor, 0.5)
+        point = thresholds.rates_at(genuine, impostor, 0.5)
         assert np.isnan([point.tar, point.achieved_far]).tolist() == [kind == "genuine", kind == "impostor"]
         assert point.reason == f"no {kind} comparison"
-    assert "no impostor comparisons" in metrics.tar_at_far(GENUINE, [], 0.1).reason
-    assert metrics.rates_at([], [], 0.5).reason == "no genuine and no impostor comparison"
+    assert "no impostor comparisons" in thresholds.tar_at_far(GENUINE, [], 0.1).reason
+    assert thresholds.rates_at([], [], 0.5).reason == "no genuine and no impostor comparison"
 
 
 def test_no_development_score_gives_no_threshold_and_few_give_one_that_accepts_none():
-    threshold, reason = metrics.threshold_at_far_or_above([], 0.1)
+    threshold, reason = thresholds.threshold_at_far_or_above([], 0.1)
     assert np.isnan(threshold)  # not -1, which would accept everybody
     assert "there are no development scores" in reason
-    threshold, reason = metrics.threshold_at_far_or_above([0.3, 0.6], 0.1)
+    threshold, reason = thresholds.threshold_at_far_or_above([0.3, 0.6], 0.1)
     assert 0.6 < threshold < 0.61
     assert "2 development scores" in reason
     assert "accepts none" in reason
-    assert metrics.threshold_at_far_or_above(IMPOSTOR, 0.1) == (metrics.threshold_at_far(IMPOSTOR, 0.1), "")
+    assert thresholds.threshold_at_far_or_above(IMPOSTOR, 0.1) == (thresholds.threshold_at_far(IMPOSTOR, 0.1), "")
 
 
 @pytest.mark.parametrize("far", [0, 1, -0.1, 2, np.nan])
 def test_far_must_be_a_share(far):
     with pytest.raises(UserError, match="between 0 and 1"):
-        metrics.threshold_at_far(IMPOSTOR, far)
+        thresholds.threshold_at_far(IMPOSTOR, far)
 
 
 # -- identification
@@ -216,27 +217,27 @@ PROBES, ENROLLED = ["a", "b", "c", "a"], ["a", "b", "c"]
 
 
 def test_cmc_by_hand_with_ties_against_the_probe():
-    assert metrics.ranks(SCORES, PROBES, ENROLLED).tolist() == [1, 2, 3, 2]
-    np.testing.assert_array_equal(metrics.cmc(SCORES, PROBES, ENROLLED), [0.25, 0.75, 1])
-    np.testing.assert_array_equal(metrics.cmc(SCORES, PROBES, ENROLLED, n_ranks=2), [0.25, 0.75])
+    assert identification.ranks(SCORES, PROBES, ENROLLED).tolist() == [1, 2, 3, 2]
+    np.testing.assert_array_equal(identification.cmc(SCORES, PROBES, ENROLLED), [0.25, 0.75, 1])
+    np.testing.assert_array_equal(identification.cmc(SCORES, PROBES, ENROLLED, n_ranks=2), [0.25, 0.75])
     assert share_first(SCORES, PROBES, ENROLLED) == 0.25
 
 
 def test_a_constant_score_identifies_nobody():
     assert share_first(np.full((4, 3), -1.0), PROBES, ENROLLED) == 0
-    np.testing.assert_array_equal(metrics.cmc(np.zeros((4, 3)), PROBES, ENROLLED), [0, 0, 1])
+    np.testing.assert_array_equal(identification.cmc(np.zeros((4, 3)), PROBES, ENROLLED), [0, 0, 1])
 
 
 def test_cmc_does_not_depend_on_the_order_of_the_gallery():
     order = [2, 0, 1]
-    ranks = metrics.ranks(SCORES[:, order], PROBES, np.array(ENROLLED)[order])
+    ranks = identification.ranks(SCORES[:, order], PROBES, np.array(ENROLLED)[order])
     assert ranks.tolist() == [1, 2, 3, 2]
 
 
 def test_several_templates_count_by_the_best():
     scores = np.array([[0.1, 0.3, 0.9]])
-    assert metrics.ranks(scores, ["a"], ["a", "b", "a"]).tolist() == [1]
-    assert len(metrics.cmc(scores, ["a"], ["a", "b", "a"])) == 2  # people, not templates
+    assert identification.ranks(scores, ["a"], ["a", "b", "a"]).tolist() == [1]
+    assert len(identification.cmc(scores, ["a"], ["a", "b", "a"])) == 2  # people, not templates
 
 
 def test_rank1_agrees_with_argmax_where_nothing_is_tied():
@@ -244,7 +245,7 @@ def test_rank1_agrees_with_argmax_where_nothing_is_tied():
     scores, names = rng.normal(size=(200, 30)), np.array([f"p{i}" for i in range(30)])
     probes = rng.choice(names, 200)
     assert share_first(scores, probes, names) == (names[scores.argmax(axis=1)] == probes).mean()
-    assert metrics.cmc(scores, probes, names)[-1] == 1
+    assert identification.cmc(scores, probes, names)[-1] == 1
 
 
 @pytest.mark.parametrize(
@@ -258,43 +259,43 @@ def test_rank1_agrees_with_argmax_where_nothing_is_tied():
 )
 def test_identification_that_does_not_fit_is_refused(scores, probes, match):
     with pytest.raises(ValueError, match=match):
-        metrics.ranks(scores, probes, ENROLLED)
+        identification.ranks(scores, probes, ENROLLED)
 
 
 def test_open_set_by_hand():
     """Best scores of five unknown probes: .8 .5 .3 .2 .1; of the known, only the first is right, at .9."""
     unknown = np.array([[0.8, 0, 0], [0, 0.5, 0], [0.3, 0, 0], [0, 0, 0.2], [0.1, 0, 0]])
-    point = metrics.dir_at(SCORES, PROBES, ENROLLED, unknown, 0.5)
+    point = identification.dir_at(SCORES, PROBES, ENROLLED, unknown, 0.5)
     assert (point.dir, point.achieved_far) == (0.25, 0.4)
     assert (point.n_known, point.n_unknown) == (4, 5)
     # rank 2 admits the probe of b (its own score .5) but not the tied one of a (.4 is below the threshold)
-    assert metrics.dir_at(SCORES, PROBES, ENROLLED, unknown, 0.5, rank=2).dir == 0.5
-    assert metrics.dir_at(SCORES, PROBES, ENROLLED, unknown, 0.95).dir == 0
-    assert np.isnan(metrics.dir_at(SCORES, PROBES, ENROLLED, unknown, np.nan).dir)
+    assert identification.dir_at(SCORES, PROBES, ENROLLED, unknown, 0.5, rank=2).dir == 0.5
+    assert identification.dir_at(SCORES, PROBES, ENROLLED, unknown, 0.95).dir == 0
+    assert np.isnan(identification.dir_at(SCORES, PROBES, ENROLLED, unknown, np.nan).dir)
 
 
 def test_open_set_without_known_or_unknown_probes_or_without_a_gallery():
-    unknown = metrics.dir_at(SCORES, PROBES, ENROLLED, np.empty((0, 3)), 0.5)
+    unknown = identification.dir_at(SCORES, PROBES, ENROLLED, np.empty((0, 3)), 0.5)
     assert (unknown.dir, unknown.reason) == (0.25, "no unknown probe")
     assert np.isnan(unknown.achieved_far)
-    known = metrics.dir_at(np.empty((0, 3)), [], ENROLLED, [[0.1, 0.2, 0.9]], 0.5)
+    known = identification.dir_at(np.empty((0, 3)), [], ENROLLED, [[0.1, 0.2, 0.9]], 0.5)
     assert (known.achieved_far, known.reason) == (1, "no known probe")
     assert np.isnan(known.dir)
-    nobody = metrics.dir_at(np.empty((0, 0)), [], [], np.empty((2, 0)), 0.5)
+    nobody = identification.dir_at(np.empty((0, 0)), [], [], np.empty((2, 0)), 0.5)
     assert nobody.achieved_far == 0  # nobody is enrolled, so nobody is taken for somebody
     assert np.isnan(nobody.dir)
-    assert metrics.ranks(np.empty((0, 3)), [], ENROLLED).tolist() == []
-    assert np.isnan(metrics.cmc(np.empty((0, 3)), [], ENROLLED)).tolist() == [True] * 3
-    assert len(metrics.cmc(np.empty((0, 0)), [], [])) == 0
+    assert identification.ranks(np.empty((0, 3)), [], ENROLLED).tolist() == []
+    assert np.isnan(identification.cmc(np.empty((0, 3)), [], ENROLLED)).tolist() == [True] * 3
+    assert len(identification.cmc(np.empty((0, 0)), [], [])) == 0
 
 
 def test_nearest_neighbours_by_hand():
     """The first two are each other's nearest; the third is nearest to the first, and alone of its label."""
     scores = np.array([[1, 0.9, 0.5], [0.9, 1, 0.1], [0.5, 0.1, 1]])
-    share, chance = metrics.nearest_share(scores, ["a", "a", "b"])
+    share, chance = identification.nearest_share(scores, ["a", "a", "b"])
     assert (share, chance) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
     assert scores[0, 0] == 1  # the input is not changed
-    assert np.isnan(metrics.nearest_share([[1.0]], ["a"])).all()
+    assert np.isnan(identification.nearest_share([[1.0]], ["a"])).all()
 
 
 # -- failures and counts
@@ -302,15 +303,15 @@ def test_nearest_neighbours_by_hand():
 
 def test_failures_to_acquire_enter_the_rates():
     """8 % without a face: an FNMR of 10.65 % is an FRR of 17.8 %."""
-    assert metrics.frr_with_fta(0.1065, 0.08) == pytest.approx(0.178, abs=1e-4)
-    assert metrics.frr_with_fta(0.0, 1.0) == 1
+    assert failures.frr_with_fta(0.1065, 0.08) == pytest.approx(0.178, abs=1e-4)
+    assert failures.frr_with_fta(0.0, 1.0) == 1
 
 
 def test_failed_templates_in_the_scores_give_the_same_frr():
     genuine = np.r_[np.full(8, -1.0), np.linspace(0, 1, 92)]
-    without = metrics.rates_at(genuine[8:], IMPOSTOR, 0.25)
-    assert 1 - metrics.rates_at(genuine, IMPOSTOR, 0.25).tar == pytest.approx(
-        metrics.frr_with_fta(1 - without.tar, 0.08)
+    without = thresholds.rates_at(genuine[8:], IMPOSTOR, 0.25)
+    assert 1 - thresholds.rates_at(genuine, IMPOSTOR, 0.25).tar == pytest.approx(
+        failures.frr_with_fta(1 - without.tar, 0.08)
     )
 
 
@@ -323,20 +324,20 @@ def test_wilson_against_published_values():
         (1, 29): (0.0061, 0.1718),
     }
     for (count, n), expected in published.items():
-        assert metrics.wilson(count, n) == pytest.approx(expected, abs=1e-4)
-    assert metrics.wilson(20, 20) == pytest.approx((1 - 0.1611, 1), abs=1e-4)
+        assert failures.wilson(count, n) == pytest.approx(expected, abs=1e-4)
+    assert failures.wilson(20, 20) == pytest.approx((1 - 0.1611, 1), abs=1e-4)
     with pytest.raises(ValueError, match="not a share"):
-        metrics.wilson(1, 0)
+        failures.wilson(1, 0)
 
 
 def test_failure_rates_by_group():
     status = ["ok", "no_face", "ok", "ok", "bad_depth"]
-    table = metrics.failure_rates(status, ["frontal", "profile", "frontal", "profile", "profile"])
+    table = failures.failure_rates(status, ["frontal", "profile", "frontal", "profile", "profile"])
     assert table["group"].tolist() == ["frontal", "profile", "all"]
     assert table["n"].tolist() == [2, 3, 5]
     assert table["failed"].tolist() == [0, 2, 2]
     assert table["rate"].tolist() == [0, 2 / 3, 0.4]
-    assert table["low"].iloc[2] == pytest.approx(metrics.wilson(2, 5)[0])
+    assert table["low"].iloc[2] == pytest.approx(failures.wilson(2, 5)[0])
 
 
 # -- intervals
@@ -349,12 +350,12 @@ def eer_of(roc):
 def test_bootstrap_is_the_plain_one_done_by_repeating_people():
     """One replicate by hand: the trials of the drawn people written out as often as they were drawn."""
     trials = make_trials(n_subjects=6)
-    (curve,) = metrics.curves_of(trials)
+    (curve,) = curves.curves_of(trials)
     weight = np.array([2.0, 0, 1, 1, 0, 2])
     codes = trials.subject_codes
     left, right = codes[trials.a], codes[trials.b]
     times = np.where(trials.same, weight[left], weight[left] * weight[right]).astype(int)
-    expected = metrics.roc(
+    expected = curves.roc(
         np.repeat(trials.genuine, times[trials.same]), np.repeat(trials.impostor, times[~trials.same])
     )
     ours = curve.roc(weight)
@@ -369,11 +370,11 @@ def test_bootstrap_repeats_itself_and_surrounds_the_value():
     assert first == again
     assert first != intervals.subject_bootstrap(trials, eer_of, 200, seed=2)
     assert first.low < first.value < first.high
-    assert first.value == metrics.eer(trials.genuine, trials.impostor)[0]
+    assert first.value == curves.eer(trials.genuine, trials.impostor)[0]
     assert (first.n_subjects, first.n_replicates) == (20, 200)
     tar = intervals.subject_bootstrap(trials, lambda roc: roc.tar_at_far(0.05), 200)
     assert tar.low < tar.value < tar.high
-    assert tar.value == metrics.tar_at_far(trials.genuine, trials.impostor, 0.05).tar
+    assert tar.value == thresholds.tar_at_far(trials.genuine, trials.impostor, 0.05).tar
 
 
 def test_people_who_differ_make_the_interval_wider_than_pairs_would():
@@ -392,7 +393,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
         return 1 - at_threshold(roc, 0.5)[1]
 
     many = make_trials(400, 3, seed=99, person=0.3)
-    far, tar = at_threshold(metrics.roc(many.genuine, many.impostor), 0.5)
+    far, tar = at_threshold(curves.roc(many.genuine, many.impostor), 0.5)
     assert far > 0.1
     covered = 0
     for seed in range(100):
@@ -405,18 +406,18 @@ def test_leave_one_out_by_hand():
     """Angles on a circle: each looks for its nearest neighbour, which is never itself."""
     angles = np.radians([0, 10, 30, 35, 200, 300])
     vectors = np.stack([np.cos(angles), np.sin(angles)], 1) * [[1], [2], [3], [4], [5], [6]]  # lengths do not count
-    found = metrics.leave_one_out_rank1(vectors, ["a", "a", "b", "c", "c", "d"])
+    found = identification.leave_one_out_rank1(vectors, ["a", "a", "b", "c", "c", "d"])
     np.testing.assert_array_equal(found, [1, 1, np.nan, 0, 0, np.nan])
     order = np.array([5, 2, 0, 4, 1, 3])
-    swapped = metrics.leave_one_out_rank1(vectors[order], np.array(["a", "a", "b", "c", "c", "d"])[order])
+    swapped = identification.leave_one_out_rank1(vectors[order], np.array(["a", "a", "b", "c", "c", "d"])[order])
     np.testing.assert_array_equal(swapped, found[order])
 
 
 def test_leave_one_out_with_other_probes():
     """Turned by 90 degrees the first probe lies on the second person, the last on the first."""
     vectors, probes = np.eye(4)[[0, 0, 1, 1]], np.eye(4)[[1, 0, 1, 0]]
-    assert metrics.leave_one_out_rank1(vectors, list("aabb"), probes).tolist() == [0, 1, 1, 0]
-    alone = metrics.leave_one_out_rank1(np.eye(3), list("aab"), np.eye(3))  # none finds itself
+    assert identification.leave_one_out_rank1(vectors, list("aabb"), probes).tolist() == [0, 1, 1, 0]
+    alone = identification.leave_one_out_rank1(np.eye(3), list("aab"), np.eye(3))  # none finds itself
     np.testing.assert_array_equal(alone, [0, 0, np.nan])
 
 
@@ -431,23 +432,23 @@ def test_leave_one_out_through_a_space_learnt_from_the_others():
         given.append(reference)
         return lambda x: x * (reference.std(axis=0) < 10)
 
-    assert metrics.leave_one_out_rank1(vectors, owner).mean() < 0.5
-    assert metrics.leave_one_out_rank1(vectors, owner, adapt=hide_the_largest).mean() == 1
+    assert identification.leave_one_out_rank1(vectors, owner).mean() < 0.5
+    assert identification.leave_one_out_rank1(vectors, owner, adapt=hide_the_largest).mean() == 1
     for subject, reference in enumerate(given):
         np.testing.assert_array_equal(reference, vectors[owner != subject])
     np.testing.assert_array_equal(
-        metrics.leave_one_out_rank1(vectors, owner, adapt=lambda _: np.asarray),
-        metrics.leave_one_out_rank1(vectors, owner),
+        identification.leave_one_out_rank1(vectors, owner, adapt=lambda _: np.asarray),
+        identification.leave_one_out_rank1(vectors, owner),
     )
 
 
 def test_leave_one_out_counts_a_tie_against():
-    assert metrics.leave_one_out_rank1(np.ones((4, 3)), ["a", "a", "b", "b"]).tolist() == [0, 0, 0, 0]
+    assert identification.leave_one_out_rank1(np.ones((4, 3)), ["a", "a", "b", "b"]).tolist() == [0, 0, 0, 0]
 
 
 def test_leave_one_out_refuses_vectors_that_are_not_finite():
     with pytest.raises(ValueError, match="cosines"):
-        metrics.leave_one_out_rank1([[1, 0], [np.nan, 1]], ["a", "a"])
+        identification.leave_one_out_rank1([[1, 0], [np.nan, 1]], ["a", "a"])
 
 
 def test_paired_difference_is_narrower_than_two_intervals():
@@ -503,7 +504,7 @@ def test_an_interval_that_few_people_cannot_give_is_nan_and_the_value_stays():
 
 def test_a_weight_is_even_where_development_trials_show_nothing():
     trials = make_trials(4, 2)
-    assert metrics.best_weight(part_of(trials, trials.same), part_of(trials, trials.same)) == 0.5
+    assert curves.best_weight(part_of(trials, trials.same), part_of(trials, trials.same)) == 0.5
 
 
 def test_replicates_without_impostors_are_counted_out():
@@ -534,7 +535,7 @@ def test_bootstrap_is_fast():
 def test_best_weight_leaves_a_useless_system_out():
     good, noise = make_trials(noise=0.3), make_trials(noise=0.6, seed=1)
     noise = replace(noise, score=np.random.default_rng(0).normal(size=len(noise.score)).astype(np.float32))
-    assert metrics.best_weight(good, noise) > 0.7
-    assert metrics.best_weight(noise, good) < 0.3
+    assert curves.best_weight(good, noise) > 0.7
+    assert curves.best_weight(noise, good) < 0.3
     alike = make_trials(noise=0.6, seed=1), make_trials(noise=0.6, seed=2)
-    assert 0.25 < metrics.best_weight(*alike) < 0.75
+    assert 0.25 < curves.best_weight(*alike) < 0.75

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from face3d_lib.data.splits import PAIR_COLUMNS, Splits
-from face3d_lib.evaluate import intervals, metrics
+from face3d_lib.evaluate import intervals
 from face3d_lib.evaluate.embed import Embeddings
+from face3d_lib.evaluate.metrics import identification, thresholds
 from face3d_lib.evaluate.protocol import everybody, open_set, trials_of, unseen_people
 
 COLUMNS = ["pair_id", "cls_name", "group"]
@@ -67,7 +68,7 @@ def test_one_enrolled_person_raises_no_alarm_with_nobody_else():
     people = open_set(vectors_of(division), division, "dev")
     assert len(people.known) == 2
     assert len(people.alarms) == 0
-    assert np.isnan(metrics.threshold_at_far_or_above(people.alarms, 0.1)[0])
+    assert np.isnan(thresholds.threshold_at_far_or_above(people.alarms, 0.1)[0])
     division = split(dev=2, strangers=1)
     assert len(open_set(vectors_of(division), division, "dev").alarms) == 4  # the stranger's pictures
 
@@ -89,9 +90,11 @@ def test_few_people_give_what_can_be_measured_and_nan_with_reasons(few):
     vectors = vectors_of(division)
     trials = {group: trials_of(vectors, division, group) for group in ("dev", "test")}
     people = {group: open_set(vectors, division, group) for group in ("dev", "test")}
-    threshold, caution = metrics.threshold_at_far_or_above(people["dev"].alarms, 0.1)
+    threshold, caution = thresholds.threshold_at_far_or_above(people["dev"].alarms, 0.1)
     test = people["test"]
-    point = metrics.dir_at(test.known, test.probes.subject_ids, test.enrolled.subject_ids, test.unknown, threshold)
+    point = identification.dir_at(
+        test.known, test.probes.subject_ids, test.enrolled.subject_ids, test.unknown, threshold
+    )
     eer = intervals.subject_bootstrap(trials["test"], lambda roc: roc.eer()[0], 20)
     for value, reason in ((point.dir, point.reason), (point.achieved_far, point.reason), (eer.value, eer.reason)):
         assert np.isfinite(value) or reason

@@ -1,0 +1,147 @@
+"""Identification: CMC of a closed set, DIR of an open set, and leave-one-out. Pure numpy.
+
+A probe is accepted exactly when its score is at least the threshold. A rate that the data cannot show is NaN, with
+the reason.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..scores import FAILED
+from .checks import finite, share
+
+
+@dataclass(frozen=True)
+class OpenSetPoint:
+    """Open-set identification at one threshold: known probes with the right name, and accepted unknown probes."""
+
+    dir: float  # detection and identification rate, of the known probes
+    achieved_far: float  # false alarm rate, of the unknown probes
+    threshold: float
+    n_known: int
+    n_unknown: int
+    reason: str = ""
+
+
+def ranks(scores: np.ndarray, probe_subjects: np.ndarray, gallery_subjects: np.ndarray) -> np.ndarray:
+    """(P,) int: the rank of each probe's own subject in the gallery, 1 = best. `scores` (P, G).
+
+    Ties count against the probe: every subject with at least the same score is ranked before its own, so a constant
+    score gives the last rank. Several templates of one subject count by their best score. Raises ValueError where a
+    probe's subject is not enrolled.
+    """
+    scores, names = _per_subject(scores, gallery_subjects)  # (P, C)
+    own = np.searchsorted(names, np.asarray(probe_subjects))
+    if len(scores) != len(own):
+        raise ValueError(f"{len(own)} probe subjects for {len(scores)} rows of scores")
+    if not len(own):
+        return np.empty(0, int)
+    absent = ~np.isin(np.asarray(probe_subjects), names)
+    if absent.any():
+        raise ValueError(
+            f"{absent.sum()} probes show nobody enrolled, the first: {np.asarray(probe_subjects)[absent][0]}"
+        )
+    return (scores >= scores[np.arange(len(scores)), own][:, None]).sum(axis=1)  # 1 for the own score
+
+
+def cmc(
+    scores: np.ndarray, probe_subjects: np.ndarray, gallery_subjects: np.ndarray, n_ranks: int | None = None
+) -> np.ndarray:
+    """Cumulative match characteristic: (n_ranks,) share of probes whose own subject is among the best k.
+
+    `scores` (P, G), closed set: everybody is enrolled. `n_ranks` None gives all; ties as in `ranks`; NaN without
+    probes.
+    """
+    rank = ranks(scores, probe_subjects, gallery_subjects)
+    n_ranks = len(set(np.asarray(gallery_subjects).tolist())) if n_ranks is None else n_ranks
+    if not len(rank):
+        return np.full(n_ranks, np.nan)
+    return (rank[:, None] <= np.arange(1, n_ranks + 1)).mean(axis=0)
+
+
+def leave_one_out_rank1(
+    vectors: np.ndarray,
+    subjects: np.ndarray,
+    probes: np.ndarray | None = None,
+    adapt: Callable[[np.ndarray], Callable[[np.ndarray], np.ndarray]] | None = None,
+) -> np.ndarray:
+    """(N,) each pair against all others: 1.0 if the most similar one is of the same person, 0.0 if it is not.
+
+    `vectors` (N, D) of any length, compared by cosine; `subjects` (N,). `probes` (N, D) are compared with `vectors`
+    in place of `vectors` themselves, for example the same pairs after a change. `adapt` is called for each person with
+    the `vectors` of all others. It returns a map, such as `embed.whitening`, that is applied to this person's probes
+    and to all `vectors` before they are compared, so that the map never depends on the person who is probed. A tie
+    between two people counts as 0, as in `ranks`. A pair of a person without any other pair gets NaN. The values that
+    are not NaN are meant for `mean_bootstrap`.
+    """
+    gallery, subjects = np.asarray(vectors, np.float64), np.asarray(subjects)
+    probes = gallery if probes is None else np.asarray(probes, np.float64)
+    scores = np.empty((len(probes), len(gallery)))
+    for mine in (subjects == subject for subject in np.unique(subjects)):
+        space = adapt(gallery[~mine]) if adapt else np.asarray
+        one, all_ = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (space(probes[mine]), space(gallery)))
+        scores[mine] = one @ all_.T
+    scores = finite(scores, "cosines")
+    np.fill_diagonal(scores, -np.inf)
+    same = subjects[:, None] == subjects
+    own, other = (np.where(mask, scores, -np.inf).max(axis=1) for mask in (same, ~same))
+    return np.where(np.isinf(own), np.nan, own > other)
+
+
+def dir_at(
+    scores: np.ndarray,
+    probe_subjects: np.ndarray,
+    gallery_subjects: np.ndarray,
+    unknown_scores: np.ndarray,
+    threshold: float,
+    rank: int = 1,
+) -> OpenSetPoint:
+    """Open-set rates at a threshold chosen elsewhere, from `scores` (P, G) of known and `unknown_scores` (U, G).
+
+    DIR is the share of known probes whose own subject has `rank` or better and scores >= threshold; FAR is the
+    share of unknown probes whose best score is >= threshold (Phillips, Grother and Micheals, "Evaluation methods in
+    face recognition", in Handbook of Face Recognition, 2nd ed. 2011, ch. 21). NaN with the reason where there is no
+    threshold, and for the rate of which there are no probes.
+    """
+    known, names = _per_subject(scores, gallery_subjects)
+    alarm = finite(unknown_scores, "unknown scores").max(axis=1, initial=FAILED)
+    counts = {"n_known": len(known), "n_unknown": len(alarm)}
+    if np.isnan(threshold):
+        reason = "no threshold: the FAR asked for cannot be measured on the development data"
+        return OpenSetPoint(np.nan, np.nan, np.nan, reason=reason, **counts)
+    own = known[np.arange(len(known)), np.searchsorted(names, np.asarray(probe_subjects))]
+    right = (ranks(scores, probe_subjects, gallery_subjects) <= rank) & (own >= threshold)
+    rate, far = share(int(right.sum()), len(known)), share(int((alarm >= threshold).sum()), len(alarm))
+    missing = [kind for kind, found in (("known", known), ("unknown", alarm)) if not len(found)]
+    reason = f"no {' and no '.join(missing)} probe" if missing else ""
+    return OpenSetPoint(rate, far, float(threshold), reason=reason, **counts)
+
+
+def nearest_share(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """The share of pictures whose most similar other picture has the same label, and the share expected by chance.
+
+    `scores` (N, N) of each with each, `labels` (N,), such as person, session or pose. Chance is what a neighbour
+    drawn at random would give. NaN and NaN for fewer than two pictures.
+    """
+    scores, labels = np.array(scores, np.float64), np.asarray(labels)
+    if len(labels) < 2:
+        return np.nan, np.nan
+    np.fill_diagonal(scores, -np.inf)
+    same = labels[:, None] == labels
+    chance = (same.sum(axis=1) - 1).mean() / (len(labels) - 1)
+    return float((labels[scores.argmax(axis=1)] == labels).mean()), float(chance)
+
+
+def _per_subject(scores: ArrayLike, gallery_subjects: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (P, C) by subject, the best of each one's templates, and the subjects' names (C,) sorted."""
+    scores, subjects = finite(scores, "scores"), np.asarray(gallery_subjects)
+    if scores.ndim != 2 or scores.shape[1] != len(subjects):
+        raise ValueError(f"scores {scores.shape} must be (probes, gallery) with a gallery of {len(subjects)}")
+    if not len(subjects):
+        return scores, subjects
+    order = np.argsort(subjects, kind="stable")
+    names, start = np.unique(subjects[order], return_index=True)
+    return np.maximum.reduceat(scores[:, order], start, axis=1), names
