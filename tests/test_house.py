@@ -21,7 +21,15 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
         *["losses", "objective", "closed_set", "training_data", "model_files", "checkpoint", "fit"],
     ],
     "evaluate": [
-        *["embed", "scores", "metrics.checks", "metrics.curves", "metrics.thresholds", "metrics.identification"],
+        *[
+            "embeddings",
+            "embed",
+            "scores",
+            "metrics.checks",
+            "metrics.curves",
+            "metrics.thresholds",
+            "metrics.identification",
+        ],
         *["metrics.failures", "intervals", "protocol", "trained", "words", "compare", "rating", "pictures", "figures"],
     ],
     "serve": ["gallery", "identify"],

@@ -16,7 +16,8 @@ from ..data.pack import Pack
 from ..data.splits import Splits
 from ..train.closed_set import vectors_of
 from ..train.embedder import Embedder
-from .embed import Embeddings, embed
+from .embed import embed
+from .embeddings import Embeddings
 from .intervals import mean_bootstrap, paired_bootstrap, subject_bootstrap
 from .metrics.curves import best_weight, eer
 from .metrics.identification import ranks

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..data.pack import Pack
 from ..data.splits import Splits
-from .embed import Embeddings
+from .embeddings import Embeddings
 from .scores import Trials, alarm_scores, cosine, genuine_impostor, templates
 
 GROUPS = ("dev", "test")

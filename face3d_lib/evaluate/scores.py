@@ -18,7 +18,7 @@ from ..base.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from .embed import Embeddings
+    from .embeddings import Embeddings
 
 FAILED = -1.0  # the score of a comparison in which one side has no template
 UNIT_TOLERANCE = 1e-3  # how far a vector's length may lie from 1

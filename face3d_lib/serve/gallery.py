@@ -30,7 +30,7 @@ from ..evaluate.metrics.thresholds import threshold_at_far_or_above
 from ..evaluate.scores import FAILED, alarm_scores, check_vectors, cosine, templates
 
 if TYPE_CHECKING:
-    from ..evaluate.embed import Embeddings
+    from ..evaluate.embeddings import Embeddings
 
 FORMAT = "face3d gallery 2"
 

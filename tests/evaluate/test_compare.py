@@ -11,7 +11,7 @@ import pytest
 from face3d_lib.data.splits import PAIR_COLUMNS, Splits
 from face3d_lib.data.warp import AlignSettings
 from face3d_lib.evaluate.compare import compare, late_fusion, outcome, spread, table_of
-from face3d_lib.evaluate.embed import Embeddings
+from face3d_lib.evaluate.embeddings import Embeddings
 from face3d_lib.evaluate.intervals import paired_bootstrap
 from face3d_lib.evaluate.metrics import curves
 from face3d_lib.evaluate.protocol import trials_of

@@ -8,7 +8,7 @@ import torch
 from test_fit import toy_pack
 
 from face3d_lib.base.errors import UserError
-from face3d_lib.evaluate.embed import Embeddings, embed, embed_batch, whitening
+from face3d_lib.evaluate.embed import embed, embed_batch, whitening
 from face3d_lib.train.embedder import Architecture, Embedder
 
 
@@ -54,28 +54,6 @@ def test_a_face_and_its_mirror_image_are_one(embedder, pack):
 
 def test_an_empty_split_is_an_empty_table(embedder, pack):
     assert embed(embedder, pack, np.empty(0, int), progress=False).vectors.shape == (0, 16)
-
-
-def test_embeddings_on_disk(tmp_path, embedder, pack):
-    found = embed(embedder, pack, np.arange(6), progress=False)
-    path = tmp_path / "test.npz"
-    found.save(path)
-    again = Embeddings.load(path)
-    assert np.array_equal(again.vectors, found.vectors)
-    assert list(again.pair_ids) == list(found.pair_ids)
-    assert [p.name for p in tmp_path.iterdir()] == ["test.npz"]
-    Embeddings(found.pair_ids, found.subject_ids, found.vectors * 2).save(path)
-    with pytest.raises(UserError, match="unit length"):
-        Embeddings.load(path)
-    np.savez(path, vectors=np.array([{}], object), pair_ids=["a"], subject_ids=["b"])
-    with pytest.raises(UserError):
-        Embeddings.load(path)
-    found.save(path)
-    path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(UserError):
-        Embeddings.load(path)
-    with pytest.raises(UserError, match="embed again"):
-        Embeddings.load(tmp_path / "none.npz")
 
 
 def test_what_is_withheld_is_not_there(pack):

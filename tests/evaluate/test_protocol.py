@@ -9,7 +9,7 @@ import pytest
 
 from face3d_lib.data.splits import PAIR_COLUMNS, Splits
 from face3d_lib.evaluate import intervals
-from face3d_lib.evaluate.embed import Embeddings
+from face3d_lib.evaluate.embeddings import Embeddings
 from face3d_lib.evaluate.metrics import identification, thresholds
 from face3d_lib.evaluate.protocol import everybody, open_set, trials_of, unseen_people
 

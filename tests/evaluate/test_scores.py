@@ -12,7 +12,7 @@ from face3d_lib.evaluate.scores import FAILED, Trials, cosine, fuse, fuse_trials
 
 @dataclass(frozen=True)
 class Some:
-    """A stand-in for embed.Embeddings."""
+    """A stand-in for embeddings.Embeddings."""
 
     pair_ids: np.ndarray
     subject_ids: np.ndarray

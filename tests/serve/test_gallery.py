@@ -12,7 +12,7 @@ import pytest
 from face3d_lib.base import atomic
 from face3d_lib.base.errors import UserError
 from face3d_lib.base.paths import ROOT
-from face3d_lib.evaluate.embed import Embeddings
+from face3d_lib.evaluate.embeddings import Embeddings
 from face3d_lib.serve import gallery as gallery_module
 from face3d_lib.serve.gallery import Gallery, enrol_everybody, forget, open_gallery
 

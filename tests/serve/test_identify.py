@@ -20,7 +20,8 @@ from face3d_lib.data.convention import DepthConvention
 from face3d_lib.data.decoding import read_pair
 from face3d_lib.data.pairs import single_pair
 from face3d_lib.data.warp import AlignSettings
-from face3d_lib.evaluate.embed import Embeddings, embed_pair
+from face3d_lib.evaluate.embed import embed_pair
+from face3d_lib.evaluate.embeddings import Embeddings
 from face3d_lib.serve.gallery import Gallery, open_gallery
 from face3d_lib.serve.identify import gallery_folder
 from face3d_lib.synthetic import dataset, people
