@@ -11,7 +11,7 @@ from face3d_lib.runs.plan import PLAN, TRAINED
 ROOMS = {  # a package imports only packages above it, a file only files above it in its package
     "base": ["errors", "environment", "paths", "atomic", "tables", "processes"],
     "runs": ["folders", "plan", "parameters", "code", "record", "notebook", "runner", "workers", "sweep", "lab"],
-    "synthetic": ["fields", "people", "sittings", "camera", "dataset"],
+    "synthetic": ["fields", "people", "sittings", "camera", "scenes", "dataset"],
     "data": [
         *["convention", "pairs", "decoding", "faces", "warp", "depth_check", "alignment_table", "crops", "journal"],
         *["alignment", "manifest", "copies", "shares", "splits", "prospects", "pack"],
@@ -30,7 +30,8 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
             "metrics.thresholds",
             "metrics.identification",
         ],
-        *["metrics.failures", "intervals", "protocol", "trained", "words", "compare", "rating", "pictures", "figures"],
+        *["metrics.failures", "intervals", "protocol", "trained", "words", "compare", "rating", "degradations"],
+        *["pictures", "figures"],
     ],
     "serve": ["gallery", "identify"],
 }

@@ -48,7 +48,7 @@ class Shot:
     centre: tuple[float, float]  # px, where the origin of the head lies
     key: tuple[float, float]  # degrees, azimuth and elevation of the key light
     glasses: bool
-    occluded: bool
+    occluded: float  # size of the object before the face, 1 = a hand; 0: none
     mimic: np.ndarray | None = None  # (3, 16, 20) lattice of movements beyond `moves`, mm; None: none
 
 
@@ -70,7 +70,7 @@ def draw_shot(rng: np.random.Generator, knobs: Knobs) -> Shot:
         centre=(knobs.size * (0.5 + normal(0.03)), knobs.size * (0.48 + normal(0.03))),
         key=(rng.uniform(-75, 75) * knobs.light, 35 + normal(20) * knobs.light),
         glasses=bool(rng.random() < knobs.glasses),
-        occluded=bool(rng.random() < knobs.occlusion),
+        occluded=float(rng.random() < knobs.occlusion),
         mimic=knobs.mimic * rng.standard_normal((3, 16, 20)) if knobs.mimic else None,
     )
 
@@ -289,7 +289,7 @@ def background(day: Sitting, shot: Shot, size: int, rng: np.random.Generator) ->
 
 
 def occlude(colour: np.ndarray, depth: np.ndarray, shot: Shot, rng: np.random.Generator) -> None:
-    """Put a rounded, hand-sized object 10 cm in front of the face, in place."""
+    """Put a rounded object of the size `shot.occluded` 10 cm in front of the face, in place."""
     size, scale = len(depth), shot.focal * 150 / shot.distance
     aside = rng.choice([-1, 1]) * 0.35 + 0.3 * np.clip(rng.standard_normal(), -2, 2)
     below = 0.32 + 0.15 * np.clip(rng.standard_normal(), -2, 2)
@@ -297,7 +297,7 @@ def occlude(colour: np.ndarray, depth: np.ndarray, shot: Shot, rng: np.random.Ge
     y, x = np.mgrid[:size, :size].astype(f32)
     x, y = (x - shot.centre[0]) / scale - aside, (y - shot.centre[1]) / scale - below
     x, y = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-    out = abs(x / 0.15) ** 3 + abs(y / 0.34) ** 3
+    out = abs(x / (0.15 * shot.occluded)) ** 3 + abs(y / (0.34 * shot.occluded)) ** 3
     inside = out < 1
     colour[:, inside] = (paint * (1 - 0.6 * out[inside] ** 2)).astype(f32)
     depth[inside] = shot.distance - 130 + 25 * out[inside]
@@ -372,9 +372,19 @@ def lens_holes(
         depth[behind & np.repeat(np.repeat(lost, 2, 0), 2, 1)[:size, :size]] = 0
 
 
-def describe_pair(seed: int, subject: int, image: int, knobs: Knobs) -> tuple[dict, Shot, np.ndarray]:
-    """The row of an image in the manifest, its Shot and its landmarks (5, 2) px, without drawing the image."""
-    shot = draw_shot(np.random.default_rng([seed, 3, subject, image]), knobs)
+def shot_of(seed: int, subject: int, image: int, knobs: Knobs) -> Shot:
+    """The Shot of an image; it depends on the arguments alone."""
+    return draw_shot(np.random.default_rng([seed, 3, subject, image]), knobs)
+
+
+def describe_pair(
+    seed: int, subject: int, image: int, knobs: Knobs, shot: Shot | None = None
+) -> tuple[dict, Shot, np.ndarray]:
+    """The row of an image in the manifest, its Shot and its landmarks (5, 2) px, without drawing the image.
+
+    `shot` replaces the Shot that the image would have.
+    """
+    shot = shot or shot_of(seed, subject, image, knobs)
     _, surface = person(seed, subject, knobs)
     points, _ = true_landmarks(surface, shot, knobs)
     session, number = divmod(image, SESSION_SIZE)
@@ -398,13 +408,14 @@ def describe_pair(seed: int, subject: int, image: int, knobs: Knobs) -> tuple[di
     return row, shot, points
 
 
-def pair(seed: int, subject: int, image: int, knobs: Knobs | None = None) -> SyntheticPair:
+def pair(seed: int, subject: int, image: int, knobs: Knobs | None = None, shot: Shot | None = None) -> SyntheticPair:
     """Image number `image` of person `subject`; it depends on the arguments alone.
 
-    The image belongs to sitting number image // SESSION_SIZE.
+    The image belongs to sitting number image // SESSION_SIZE. `shot` replaces the Shot that the image would have;
+    everything else (person, sitting, room, noise) stays the same.
     """
     knobs = knobs or Knobs()
-    row, shot, points = describe_pair(seed, subject, image, knobs)
+    row, shot, points = describe_pair(seed, subject, image, knobs, shot)
     day = sitting(seed, subject, image // SESSION_SIZE, knobs)
     rng = np.random.default_rng([seed, 4, subject, image])
     surface, normal, albedo = visible_surface(day, shot, knobs)
