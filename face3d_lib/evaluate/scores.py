@@ -29,7 +29,7 @@ MAX_ALL_VS_ALL = 10_000  # embeddings; more make over 50 million trials
 class Trials:
     """T comparisons (trials) of two pairs each: the score, and which two of E embeddings were compared."""
 
-    score: np.ndarray  # (T,) float32
+    score: np.ndarray  # (T,) float32 or float64
     a: np.ndarray  # (T,) int, row of the first side in pair_ids and subject_ids
     b: np.ndarray  # (T,) int, row of the second side
     pair_ids: np.ndarray  # (E,) str
@@ -108,7 +108,8 @@ def genuine_impostor(embeddings: "Embeddings", pairs: "pd.DataFrame | None" = No
     """The trials among `embeddings`: those of the table `pairs`; where that is None, each with each other.
 
     `embeddings` has pair_ids (N), subject_ids (N), vectors (N, D). `pairs` has the columns pair_id_a,
-    pair_id_b and same ("1"/"0" or bool). Raises UserError where a row names a pair without embedding,
+    pair_id_b and same ("1"/"0" or bool). Scores are computed in float64 and have the type of the vectors, float32
+    or float64. Raises UserError where a row names a pair without embedding,
     compares a pair with itself, repeats a trial, or has a wrong `same`: a table and embeddings that disagree do not
     belong to one experiment.
     """
@@ -118,10 +119,13 @@ def genuine_impostor(embeddings: "Embeddings", pairs: "pd.DataFrame | None" = No
     if len(set(pair_ids.tolist())) < len(pair_ids):
         raise ValueError("embeddings: a pair_id occurs twice")
     a, b = _all_sides(len(pair_ids)) if pairs is None else _sides_of_table(pairs, pair_ids)
-    score = np.empty(len(a), np.float32)
-    for start in range(0, len(a), 65536):
-        part = slice(start, start + 65536)
-        score[part] = np.einsum("td,td->t", vectors[a[part]], vectors[b[part]], dtype=np.float64)
+    score = np.empty(len(a), np.result_type(vectors, np.float32))
+    if pairs is None:
+        _fill_all(score, vectors)
+    else:
+        for start in range(0, len(a), 8192):
+            part = slice(start, start + 8192)
+            score[part] = np.einsum("td,td->t", vectors[a[part]], vectors[b[part]], dtype=np.float64)
     np.clip(score, -1, 1, out=score)
     score[~(acquired[a] & acquired[b])] = FAILED
     trials = Trials(score, a, b, pair_ids, subject_ids)
@@ -199,6 +203,17 @@ def _all_sides(n: int) -> tuple[np.ndarray, np.ndarray]:
     if n > MAX_ALL_VS_ALL:
         raise UserError(f"{n} embeddings make {n * (n - 1) // 2:.1e} trials: give a table of pairs (pairs.csv)")
     return np.triu_indices(n, 1)
+
+
+def _fill_all(score: np.ndarray, vectors: np.ndarray) -> None:
+    """Fill in the products of each row of `vectors` with all later rows, in the order of `np.triu_indices(N, 1)`."""
+    double, start = vectors.astype(np.float64), 0
+    for first in range(0, len(double), 256):
+        block = double[first : first + 256] @ double[first:].T
+        for row, products in enumerate(block):
+            later = products[row + 1 :]
+            score[start : start + len(later)] = later
+            start += len(later)
 
 
 def _sides_of_table(pairs: "pd.DataFrame", pair_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

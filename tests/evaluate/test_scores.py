@@ -171,3 +171,21 @@ def test_too_many_for_all_vs_all():
     many = Some(np.arange(n).astype(str), np.arange(n).astype(str), np.ones((n, 1), np.float32))
     with pytest.raises(UserError, match="table of pairs"):
         genuine_impostor(many)
+
+
+def test_scores_have_the_type_of_the_vectors_and_all_pairs_are_those_of_the_table():
+    rng = np.random.default_rng(3)
+    vectors = rng.normal(size=(600, 7))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors[5] = 0
+    made = Some(np.array([f"{k}" for k in range(600)]), np.array([f"{k // 2}" for k in range(600)]), vectors)
+    trials = genuine_impostor(made)
+    a, b = np.triu_indices(600, 1)
+    expected = np.einsum("td,td->t", vectors[a], vectors[b])
+    expected[(a == 5) | (b == 5)] = FAILED
+    assert trials.score.dtype == np.float64
+    np.testing.assert_allclose(trials.score, expected, atol=1e-15)
+    pairs = pd.DataFrame({"pair_id_a": a.astype(str), "pair_id_b": b.astype(str), "same": a // 2 == b // 2})
+    np.testing.assert_allclose(genuine_impostor(made, pairs).score, expected, atol=1e-15)
+    single = Some(made.pair_ids, made.subject_ids, vectors.astype(np.float32))
+    assert genuine_impostor(single).score.dtype == np.float32
