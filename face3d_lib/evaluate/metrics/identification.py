@@ -1,10 +1,10 @@
-"""Identification: CMC of a closed set, DIR of an open set, and leave-one-out. Pure numpy.
+"""Identification: CMC of a closed set, DIR over FAR of an open set, and leave-one-out. Pure numpy.
 
 A probe is accepted exactly when its score is at least the threshold. A rate that the data cannot show is NaN, with
 the reason.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,46 @@ class OpenSetPoint:
     n_known: int
     n_unknown: int
     reason: str = ""
+
+    @property
+    def fnir(self) -> float:
+        """False negative identification rate, 1 - DIR (ISO/IEC 19795-1): known probes without the right name."""
+        return 1 - self.dir
+
+
+@dataclass(frozen=True)
+class DirCurve:
+    """DIR over FAR at every distinct score, from a threshold above all scores, where both are 0, to the lowest score.
+
+    FAR is the false positive identification rate (FPIR) of ISO/IEC 19795-1.
+    """
+
+    threshold: np.ndarray  # (K,) descending, the first infinite
+    far: np.ndarray  # (K,) share of the unknown probes whose best score reaches the threshold; NaN without such probes
+    dir: dict[int, np.ndarray]  # rank -> (K,) share of the known probes that the threshold and the rank let through
+    n_known: int
+    n_unknown: int
+    left_out: dict[int, str]  # rank that the gallery is too small for -> the reason
+
+    def at_far(self, far: float, rank: int = 1) -> OpenSetPoint:
+        """The highest DIR whose FAR is at most `far`, with the threshold and the FAR there.
+
+        NaN with the reason where far < 1 / n_unknown (one alarm would already be more), without known probes, and for
+        a rank that was left out. Not for a rank that the curve was not made for: KeyError.
+        """
+        counts = {"n_known": self.n_known, "n_unknown": self.n_unknown}
+        reason = self.left_out.get(rank, "")
+        if not reason and not (self.n_known and self.n_unknown):
+            reason = f"{self.n_known} known and {self.n_unknown} unknown probes; both are needed"
+        elif not reason and far < 1 / self.n_unknown - 1e-12:
+            reason = f"FAR {far:g} cannot be measured with {self.n_unknown} unknown probes: "
+            reason += f"one of them is already {1 / self.n_unknown:.2g}"
+        if reason:
+            return OpenSetPoint(np.nan, np.nan, np.nan, reason=reason, **counts)
+        last = np.searchsorted(self.far, far + 1e-12, side="right") - 1
+        return OpenSetPoint(
+            float(self.dir[rank][last]), float(self.far[last]), float(self.threshold[last]), reason="", **counts
+        )
 
 
 def ranks(scores: np.ndarray, probe_subjects: np.ndarray, gallery_subjects: np.ndarray) -> np.ndarray:
@@ -91,6 +131,17 @@ def leave_one_out_rank1(
     return np.where(np.isinf(own), np.nan, own > other)
 
 
+def identified(
+    scores: np.ndarray, probe_subjects: np.ndarray, gallery_subjects: np.ndarray, threshold: float, rank: int = 1
+) -> np.ndarray:
+    """(P,) bool: the probe's own subject has `rank` or better, and its score is at least the threshold.
+
+    `scores` (P, G) of probes whose people are enrolled. The mean is DIR; `mean_bootstrap` gives its interval.
+    """
+    place = ranks(scores, probe_subjects, gallery_subjects)
+    return (place <= rank) & (own_best(scores, probe_subjects, gallery_subjects) >= threshold)
+
+
 def dir_at(
     scores: np.ndarray,
     probe_subjects: np.ndarray,
@@ -106,18 +157,45 @@ def dir_at(
     face recognition", in Handbook of Face Recognition, 2nd ed. 2011, ch. 21). NaN with the reason where there is no
     threshold, and for the rate of which there are no probes.
     """
-    known, names = _per_subject(scores, gallery_subjects)
     alarm = finite(unknown_scores, "unknown scores").max(axis=1, initial=FAILED)
-    counts = {"n_known": len(known), "n_unknown": len(alarm)}
+    counts = {"n_known": len(scores), "n_unknown": len(alarm)}
     if np.isnan(threshold):
         reason = "no threshold: the FAR asked for cannot be measured on the development data"
         return OpenSetPoint(np.nan, np.nan, np.nan, reason=reason, **counts)
-    own = known[np.arange(len(known)), np.searchsorted(names, np.asarray(probe_subjects))]
-    right = (ranks(scores, probe_subjects, gallery_subjects) <= rank) & (own >= threshold)
-    rate, far = share(int(right.sum()), len(known)), share(int((alarm >= threshold).sum()), len(alarm))
-    missing = [kind for kind, found in (("known", known), ("unknown", alarm)) if not len(found)]
+    right = identified(scores, probe_subjects, gallery_subjects, threshold, rank)
+    rate, far = share(int(right.sum()), len(right)), share(int((alarm >= threshold).sum()), len(alarm))
+    missing = [kind for kind, found in (("known", right), ("unknown", alarm)) if not len(found)]
     reason = f"no {' and no '.join(missing)} probe" if missing else ""
     return OpenSetPoint(rate, far, float(threshold), reason=reason, **counts)
+
+
+def dir_curve(
+    scores: np.ndarray,
+    probe_subjects: np.ndarray,
+    gallery_subjects: np.ndarray,
+    unknown_scores: np.ndarray,
+    at_ranks: Sequence[int] = (1, 5, 20),
+) -> DirCurve:
+    """`dir_at` at every threshold that changes a rate, for several ranks: exact, with no grid of thresholds.
+
+    `scores` (P, G) of known and `unknown_scores` (U, G) of unknown probes. Ranks as in Phillips, Grother and Micheals
+    (see `dir_at`) and in NIST FRTE 1:N (NIST IR 8271, FNIR and FPIR). A rank above the number of enrolled people is
+    left out, with the reason.
+    """
+    place, own = (f(scores, probe_subjects, gallery_subjects) for f in (ranks, own_best))
+    alarm = finite(unknown_scores, "unknown scores").max(axis=1, initial=FAILED)
+    people = len(np.unique(np.asarray(gallery_subjects)))
+    too_far = {rank: f"rank {rank} needs {rank} enrolled people, there are {people}" for rank in at_ranks}
+    threshold = np.concatenate([[np.inf], np.unique(np.concatenate([alarm, own]))[::-1]])
+    rates = {rank: _reaching(own[place <= rank], threshold, len(own)) for rank in at_ranks if rank <= people}
+    left_out = {rank: reason for rank, reason in too_far.items() if rank > people}
+    return DirCurve(threshold, _reaching(alarm, threshold, len(alarm)), rates, len(own), len(alarm), left_out)
+
+
+def own_best(scores: np.ndarray, probe_subjects: np.ndarray, gallery_subjects: np.ndarray) -> np.ndarray:
+    """(P,) the best score of each probe with the templates of its own subject; `scores` (P, G), everybody enrolled."""
+    best, names = _per_subject(scores, gallery_subjects)
+    return best[np.arange(len(best)), np.searchsorted(names, np.asarray(probe_subjects))]
 
 
 def nearest_share(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
@@ -133,6 +211,13 @@ def nearest_share(scores: np.ndarray, labels: np.ndarray) -> tuple[float, float]
     same = labels[:, None] == labels
     chance = (same.sum(axis=1) - 1).mean() / (len(labels) - 1)
     return float((labels[scores.argmax(axis=1)] == labels).mean()), float(chance)
+
+
+def _reaching(values: np.ndarray, threshold: np.ndarray, n: int) -> np.ndarray:
+    """(K,) the number of `values` that are at least each threshold, as a share of `n`; NaN where n is 0."""
+    if not n:
+        return np.full(len(threshold), np.nan)
+    return (len(values) - np.searchsorted(np.sort(values), threshold, side="left")) / n
 
 
 def _per_subject(scores: ArrayLike, gallery_subjects: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

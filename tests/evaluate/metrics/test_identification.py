@@ -1,9 +1,14 @@
-"""Ranks, CMC, open set and leave-one-out against values worked by hand."""
+"""Ranks, CMC, open set, its curve and leave-one-out: by hand, and under shuffles and transforms of scores."""
+
+import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from face3d_lib.evaluate.metrics import identification
+from face3d_lib.evaluate.metrics.identification import dir_at, dir_curve, identified
 
 SCORES = np.array(
     [  # gallery: a    b    c
@@ -150,3 +155,128 @@ def test_leave_one_out_counts_a_tie_against():
 def test_leave_one_out_refuses_vectors_that_are_not_finite():
     with pytest.raises(ValueError, match="cosines"):
         identification.leave_one_out_rank1([[1, 0], [np.nan, 1]], ["a", "a"])
+
+
+# -- the curve DIR over FAR
+
+# Two people enrolled, three probes of them, four unknown probes with the best scores .1 .4 .6 .6
+NAMES = np.array(["ann", "bob"])
+WHO = np.array(["ann", "bob", "bob"])
+KNOWN = np.array([[0.9, 0.2], [0.7, 0.5], [0.3, 0.6]])  # the second probe gets the wrong name
+UNKNOWN = np.array([[0.1, 0.0], [0.4, 0.3], [0.2, 0.6], [0.6, 0.1]])
+
+
+def test_the_curve_by_hand():
+    curve = dir_curve(KNOWN, WHO, NAMES, UNKNOWN, [1, 2])
+    assert curve.threshold.tolist() == [np.inf, 0.9, 0.6, 0.5, 0.4, 0.1]
+    assert curve.far.tolist() == [0, 0, 0.5, 0.5, 0.75, 1]
+    np.testing.assert_allclose(curve.dir[1], np.array([0, 1, 2, 2, 2, 2]) / 3)
+    np.testing.assert_allclose(curve.dir[2], np.array([0, 1, 2, 3, 3, 3]) / 3)
+
+
+def test_a_point_of_the_curve_is_the_best_that_the_far_allows():
+    curve = dir_curve(KNOWN, WHO, NAMES, UNKNOWN, [1, 2])
+    point = curve.at_far(0.5, 2)
+    assert (point.dir, point.achieved_far, point.threshold) == (1, 0.5, 0.5)
+    assert point.fnir == 0
+    point = curve.at_far(0.25)  # tied alarms come together, so no alarm at all is allowed
+    assert (point.dir, point.achieved_far, point.threshold) == (1 / 3, 0, 0.9)
+    assert point.fnir == pytest.approx(2 / 3)
+
+
+def test_a_score_equal_to_the_threshold_is_accepted():
+    assert identified(KNOWN, WHO, NAMES, 0.6).tolist() == [True, False, True]
+    assert dir_at(KNOWN, WHO, NAMES, UNKNOWN, 0.6).achieved_far == 0.5
+    curve = dir_curve(np.array([[0.5, 0.1]]), NAMES[:1], NAMES, np.array([[0.5, 0.0]]))
+    assert curve.dir[1].tolist() == [0, 1]
+    assert curve.far.tolist() == [0, 1]
+
+
+def test_a_tie_with_another_person_is_not_rank_1():
+    curve = dir_curve(np.array([[0.5, 0.5]]), NAMES[:1], NAMES, UNKNOWN, [1, 2])
+    assert curve.at_far(1.0, 1).dir == 0
+    assert curve.at_far(1.0, 2).dir == 1
+
+
+def test_below_one_unknown_probe_nothing_is_measured():
+    curve = dir_curve(KNOWN, WHO, NAMES, UNKNOWN)
+    point = curve.at_far(0.2)
+    assert np.isnan([point.dir, point.achieved_far, point.threshold]).all()
+    assert point.reason == "FAR 0.2 cannot be measured with 4 unknown probes: one of them is already 0.25"
+    assert not np.isnan(curve.at_far(0.25).dir)
+
+
+def test_a_rank_beyond_the_gallery_is_left_out_with_the_reason():
+    curve = dir_curve(KNOWN, WHO, NAMES, UNKNOWN, [1, 2, 5])
+    assert sorted(curve.dir) == [1, 2]
+    assert curve.left_out == {5: "rank 5 needs 5 enrolled people, there are 2"}
+    assert curve.at_far(0.5, 5).reason == curve.left_out[5]
+    twice = dir_curve(KNOWN[:, [0, 0, 1]], WHO, NAMES[[0, 0, 1]], UNKNOWN[:, [0, 0, 1]], [2, 3])
+    assert sorted(twice.dir) == [2]  # two templates of one person make no further person
+
+
+@pytest.mark.parametrize(("known", "unknown"), [(0, 4), (3, 0), (0, 0)])
+def test_without_probes_the_reason_is_given(known, unknown):
+    curve = dir_curve(KNOWN[:known], WHO[:known], NAMES, UNKNOWN[:unknown])
+    assert np.isnan(curve.at_far(0.5).dir)
+    assert curve.at_far(0.5).reason == f"{known} known and {unknown} unknown probes; both are needed"
+    assert np.isnan(curve.far).all() == (unknown == 0)
+    assert np.isnan(curve.dir[1]).all() == (known == 0)
+
+
+def test_nan_is_refused():
+    with pytest.raises(ValueError, match="NaN"):
+        dir_curve(KNOWN, WHO, NAMES, UNKNOWN * np.nan)
+
+
+@st.composite
+def searches(draw):
+    """Scores on a grid of tenths, so that there are many ties: known (P, G), who (P,), names (G,), unknown (U, G)."""
+    people, known, unknown = draw(st.integers(1, 6)), draw(st.integers(1, 8)), draw(st.integers(1, 8))
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    names = np.array([f"p{k}" for k in range(people)])
+    who = names[rng.integers(people, size=known)]
+    return tuple(rng.integers(-9, 10, (n, people)) / 10 for n in (known, unknown)), who, names
+
+
+@settings(max_examples=60, deadline=None)
+@given(searches())
+def test_the_curve_counts_what_dir_at_counts_and_is_monotone(search):
+    (known, unknown), who, names = search
+    curve = dir_curve(known, who, names, unknown, [1, 2, 3])
+    for rank, rates in curve.dir.items():
+        points = [dir_at(known, who, names, unknown, at, rank) for at in curve.threshold]
+        np.testing.assert_array_equal(rates, [point.dir for point in points])
+        np.testing.assert_array_equal(curve.far, [point.achieved_far for point in points])
+        assert (np.diff(rates) >= 0).all()
+    assert (np.diff(curve.far) >= 0).all()
+    kept = sorted(curve.dir)
+    assert all((curve.dir[b] >= curve.dir[a]).all() for a, b in itertools.pairwise(kept))
+
+
+@settings(max_examples=60, deadline=None)
+@given(searches(), st.integers(0, 10**6))
+def test_order_names_and_monotone_transforms_change_nothing(search, seed):
+    (known, unknown), who, names = search
+    rng = np.random.default_rng(seed)
+    first = dir_curve(known, who, names, unknown, [1, 2])
+    rows, strangers, columns = (rng.permutation(n) for n in (len(known), len(unknown), len(names)))
+    new = dict(zip(names.tolist(), rng.permutation([f"q{k}" for k in range(len(names))]).tolist(), strict=True))
+    again = dir_curve(
+        np.exp(3 * known[rows][:, columns]),
+        np.array([new[name] for name in who[rows]]),
+        np.array([new[name] for name in names[columns]]),
+        np.exp(3 * unknown[strangers][:, columns]),
+        [1, 2],
+    )
+    np.testing.assert_array_equal(first.far, again.far)
+    for rank in first.dir:
+        np.testing.assert_array_equal(first.dir[rank], again.dir[rank])
+    before, after = (
+        identification.cmc(scores, owners, gallery)
+        for scores, owners, gallery in (
+            (known, who, names),
+            (np.exp(known[:, columns]), who, names[columns]),
+        )
+    )
+    np.testing.assert_array_equal(before, after)
