@@ -9,7 +9,6 @@ import pandas as pd
 import torch
 from numpy.typing import ArrayLike
 
-from ..base.atomic import plain
 from ..base.errors import UserError
 from ..base.tables import read_table
 from ..data.pack import Pack
@@ -18,7 +17,7 @@ from ..train.closed_set import vectors_of
 from ..train.embedder import Embedder
 from .embed import embed
 from .embeddings import Embeddings
-from .intervals import mean_bootstrap, paired_bootstrap, subject_bootstrap
+from .intervals import holm, mean_bootstrap, paired_bootstrap, subject_bootstrap
 from .metrics.curves import best_weight, eer
 from .metrics.identification import ranks
 from .metrics.thresholds import tar_at_far
@@ -137,23 +136,48 @@ def _right(pair_ids: ArrayLike, people: ArrayLike, named: ArrayLike) -> pd.Serie
     return pd.Series(np.asarray(people) == np.asarray(named), index)
 
 
-def compare(first: list[Outcome], second: list[Outcome], replicates: int = 500) -> dict:
-    """The second system's rates minus the first's, with 95 % intervals from drawing the same people for both.
+def compare(outcomes: dict[str, list[Outcome]], baseline: str, replicates: int = 1000) -> pd.DataFrame:
+    """A row for each setting but the baseline: its rates minus the baseline's, the same people drawn for both.
 
-    Each system is a list of outcomes, one for each training seed, over which rates are averaged. The interval shows the
-    variation between people, not between seeds. Keys: eer and accuracy (closed set), each with _low and _high, and
-    _shown: True when the interval does not contain 0.
+    `outcomes` has a list for each setting, an outcome for each training seed, over which rates are averaged. Columns,
+    for eer and for accuracy (closed set): the difference, _low and _high (95 %, the variation between people, not between
+    seeds), _p, the two-sided p-value, _p_holm, the p-value corrected for the number of rows, and _shown: True where the
+    corrected p-value is below 0.05.
     """
+    others = [name for name in outcomes if name != baseline]
+    rows = {name: _difference(outcomes[baseline], outcomes[name], replicates) for name in others}
+    columns = [f"{rate}{end}" for rate in ("eer", "accuracy") for end in ("", "_low", "_high", "_p")]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns).astype(float)
+    for rate in ("eer", "accuracy"):
+        table[f"{rate}_p_holm"] = holm(table[f"{rate}_p"])
+        table[f"{rate}_shown"] = table[f"{rate}_p_holm"] < 0.05
+    return table
+
+
+def people_intervals(outcomes: dict[str, list[Outcome]], replicates: int = 1000) -> pd.DataFrame:
+    """For each setting, the 95 % interval over people of the mean over its seeds: eer and accuracy, _low and _high.
+
+    This is the sampling error of people. The spread between training seeds, which it does not hold, is that of `spread`.
+    """
+    rows = {}
+    for name, group in outcomes.items():
+        rate = subject_bootstrap([system.trials for system in group], lambda roc: roc.eer()[0], replicates)
+        right = _mean_right(group)
+        accuracy = mean_bootstrap(right, right.index.get_level_values(1), replicates)
+        rows[name] = [rate.low, rate.high, accuracy.low, accuracy.high]
+    columns = [f"{rate}{end}" for rate in ("eer", "accuracy") for end in ("_low", "_high")]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).astype(float)
+
+
+def _difference(first: list[Outcome], second: list[Outcome], replicates: int) -> list[float]:
     one, other = ([system.trials for system in group] for group in (first, second))
     rate = paired_bootstrap(one, other, lambda roc: roc.eer()[0], replicates)
-    right = [
-        pd.concat([system.right.astype(float) for system in group], axis=1).mean(axis=1) for group in (first, second)
-    ]
-    both = pd.concat(right, axis=1, keys=["first", "second"]).dropna()
-    accuracy = mean_bootstrap(both["second"] - both["first"], both.index.get_level_values(1), replicates)
-    found: dict[str, float | bool] = {}
-    for name, interval in {"eer": rate, "accuracy": accuracy}.items():
-        low, high = float(interval.low), float(interval.high)
-        found |= {name: float(interval.value), f"{name}_low": low, f"{name}_high": high}
-        found[f"{name}_shown"] = bool(low > 0 or high < 0)
-    return plain(found)
+    both = pd.concat([_mean_right(first), _mean_right(second)], axis=1, keys=["first", "second"]).dropna()
+    people = both.index.get_level_values(1)
+    accuracy = mean_bootstrap(both["second"] - both["first"], people, replicates, difference=True)
+    return [getattr(found, end) for found in (rate, accuracy) for end in ("value", "low", "high", "p_value")]
+
+
+def _mean_right(group: list[Outcome]) -> pd.Series:
+    """By (pair_id, person): the share of the seeds that gave the picture the right name."""
+    return pd.concat([system.right.astype(float) for system in group], axis=1).mean(axis=1)

@@ -10,7 +10,7 @@ import pytest
 
 from face3d_lib.data.splits import PAIR_COLUMNS, Splits
 from face3d_lib.data.warp import AlignSettings
-from face3d_lib.evaluate.compare import compare, late_fusion, outcome, spread, table_of
+from face3d_lib.evaluate.compare import compare, late_fusion, outcome, people_intervals, spread, table_of
 from face3d_lib.evaluate.embeddings import Embeddings
 from face3d_lib.evaluate.intervals import paired_bootstrap
 from face3d_lib.evaluate.metrics import curves
@@ -89,16 +89,41 @@ def test_a_difference_is_shown_and_chance_is_not(sweep):
     of = {name: [] for name in ("good", "bad", "same")}
     for network in find_models("s", sweep_models("s")):
         of[network.parameters["loss"]].append(outcome(network, division()))
-    better = compare(of["bad"], of["good"], 100)
+    table = compare(of, "bad", 200)
+    assert list(table.index) == ["good", "same"]
+    better, alike = table.loc["good"], table.loc["same"]
     assert better["eer"] < 0
     assert better["eer_shown"]
+    assert better["eer_p"] == pytest.approx(1 / 201)  # no replicate came near, and a p-value is never 0
+    assert better["eer_p_holm"] == pytest.approx(2 / 201)
     assert better["accuracy"] == pytest.approx(0.3, abs=0.05)
     assert better["accuracy_shown"]
-    alike = compare(of["bad"], of["same"], 100)
     assert not alike["eer_shown"]
     assert abs(alike["eer"]) < 0.02
-    worse = compare(of["good"], of["bad"], 100)
+    worse = compare({name: of[name] for name in ("bad", "good")}, "good", 100).loc["bad"]
     assert worse["eer"] == pytest.approx(-better["eer"])
+    people = people_intervals(of, 100)
+    for name, group in of.items():
+        mean = np.mean([curves.eer(system.trials.genuine, system.trials.impostor)[0] for system in group])
+        assert people.loc[name, "eer_low"] < mean < people.loc[name, "eer_high"]
+        right = np.mean([system.right.mean() for system in group])
+        assert people.loc[name, "accuracy_low"] < right < people.loc[name, "accuracy_high"]
+
+
+def test_shown_follows_the_corrected_value(monkeypatch):
+    """Four p-values below 0.05; of many such, Holm leaves one."""
+    p_values = iter([0.01, 0.04, 0.03, 0.04])
+    monkeypatch.setattr(
+        "face3d_lib.evaluate.compare._difference",
+        lambda *_: [0.1, 0.05, 0.15, (p := next(p_values)), -0.1, -0.2, 0.1, p / 10],
+    )
+    table = compare({name: [] for name in "abcde"}, "a")
+    assert table["eer_p_holm"].tolist() == pytest.approx([0.04, 0.09, 0.09, 0.09])
+    assert table["eer_shown"].tolist() == [True, False, False, False]
+    assert table["accuracy_shown"].all()  # each rate is corrected for itself
+    alone = compare({"a": []}, "a")
+    assert len(alone) == 0
+    assert "eer_shown" in alone
 
 
 def test_seeds_are_averaged_within_a_draw_of_people():
