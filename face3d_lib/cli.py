@@ -198,6 +198,45 @@ def split(
     print(f"-> {output_dir}")
 
 
+@app.command(name="evaluate")
+def evaluate_files(
+    file: Annotated[Path, typer.Argument(help="embeddings (.npz), a table of scores, or a list of genuine scores")],
+    impostor: Annotated[Path | None, typer.Argument(metavar="[IMPOSTOR]", help="the list of impostor scores")] = None,
+    protocol: Annotated[
+        Path | None, typer.Option(help="pairs to compare, for embeddings: pairs.csv, or pairs.txt of LFW; default: all")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON and nothing else")] = False,
+    distances: Annotated[bool, typer.Option("--distances", help="lower scores mean more alike")] = False,
+    far: Annotated[list[float] | None, typer.Option(help="false accept rate of a TAR; repeat for more")] = None,
+    fta: Annotated[
+        float | None, typer.Option(min=0, max=1, help="share of pictures without a face, which the scores do not show")
+    ] = None,
+    replicates: Annotated[int, typer.Option(min=2, help="of the bootstrap over people")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="of the bootstrap")] = 0,
+) -> None:
+    """Evaluate anybody's embeddings or scores: EER, AUC, d', TAR at FAR, rank-1, with intervals over people.
+
+    An .npz holds pair_ids, subject_ids and vectors. Scores are read as bob (four or five columns, csv), as pyeer (a list
+    of genuine and a list of impostor scores), or from a csv with a header (score, label).
+
+    Example: face3d evaluate embeddings.npz --protocol pairs.csv --json > result.json
+    """
+    import json
+
+    from .evaluate.evaluation import FARS, evaluate_file
+    from .runs.record import version
+
+    found, hashes = evaluate_file(file, impostor, protocol, distances, far or FARS, fta, replicates, seed)
+    if as_json:
+        about = {"sha256": hashes, "seed": seed, "replicates": replicates}
+        about |= {"versions": {name: version(name) for name in ("face3d", "numpy", "scipy")}}
+        print(json.dumps(found.as_json() | about, indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    for path, sha256 in hashes.items():
+        print(f"{path}   SHA-256 {sha256[:16]}")
+    print(found.as_text())
+
+
 @app.command()
 def identify(
     rgb: Annotated[Path, typer.Argument(help="picture")],

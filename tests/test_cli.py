@@ -124,3 +124,45 @@ def test_who_has_stopped_reading_is_no_error(tmp_path):
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+@pytest.fixture
+def other_people(tmp_path):
+    """Embeddings of nobody's network, six people with four pictures each."""
+    rng, path = np.random.default_rng(0), tmp_path / "other.npz"
+    vectors = np.repeat(rng.normal(size=(6, 8)), 4, axis=0) + rng.normal(size=(24, 8))
+    names = np.repeat(list("abcdef"), 4)
+    np.savez(path, pair_ids=[f"{name}/{k}" for k, name in enumerate(names)], subject_ids=names, vectors=vectors)
+    return path
+
+
+def test_evaluate_prints_json_alone_or_a_table(other_people):
+    done = face3d("evaluate", other_people, "--json", "--replicates", 50, "--far", 0.1, "--far", 0.001)
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["genuine"], found["impostor"], found["people"]) == (36, 240, 6)
+    for rate in (found["eer"], found["auc"], found["rank1"], found["tar"]["0.1"]):
+        assert rate["low"] <= rate["value"] <= rate["high"]
+    assert list(found["tar"]) == ["0.1", "0.001"]
+    assert found["tar"]["0.001"]["value"] is None
+    assert "cannot be measured with 240" in found["tar"]["0.001"]["reason"]
+    assert found["thresholds"]
+    assert (found["seed"], len(found["sha256"][str(other_people)])) == (0, 64)
+    assert found["versions"]["numpy"]
+    table = face3d("evaluate", other_people, "--replicates", 50).output
+    assert table.index("genuine comparisons 36") < table.index("EER") < table.index("note: vectors of lengths")
+
+
+def test_evaluate_refuses_in_one_line_and_needs_no_torch(other_people, tmp_path):
+    scores = tmp_path / "scores.csv"
+    scores.write_text("score,label\n0.9,1\n0.1,maybe\n", encoding="utf-8")
+    code = (
+        "import sys; from face3d_lib import cli\ntry:\n    cli.main()\nfinally:\n    assert 'torch' not in sys.modules"
+    )
+    for file, status in ((scores, 2), (tmp_path / "none.npz", 2), (other_people, 0)):
+        words = [sys.executable, "-c", code, "evaluate", str(file), "--replicates", "10"]
+        done = subprocess.run(words, capture_output=True, text=True, encoding="utf-8", timeout=120)
+        assert done.returncode == status, done.stderr
+        assert status == 0 or (done.stderr.startswith("error: ") and done.stderr.count("\n") == 1)
+        assert (done.stdout == "") == bool(status)
+    assert "face3d evaluate embeddings.npz --protocol pairs.csv --json" in face3d("evaluate", "--help").output

@@ -1,0 +1,345 @@
+"""The whole evaluation of one system: rates with intervals, from comparisons or from embeddings, as text or as JSON.
+
+Rates count over all comparisons given. A failed embedding (zeros) scores -1 with everybody, so its genuine comparisons
+are rejected; `Failures` states the false reject rates with and without such failures.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..base.atomic import sha256_of
+from ..base.errors import UserError
+from .embedding_files import read_embeddings, read_protocol
+from .embeddings import Embeddings
+from .intervals import Interval, mean_bootstrap, subject_bootstrap
+from .metrics.curves import Roc, roc
+from .metrics.failures import frr_with_fta
+from .metrics.thresholds import tar_at_far
+from .score_files import ScoreSet, read_scores
+from .scores import FAILED, Trials, genuine_impostor
+
+FARS = (0.1, 0.01, 0.001, 0.0001)
+TABLE = (1 / 20, 1 / 100, 1 / 1000)  # the false match rates of the threshold table
+FINE = 200_000  # comparisons; from more of them, intervals are drawn on a grid of 6,000 thresholds
+MOST_DRAWN = 5e9  # comparisons times replicates; beyond it, fewer replicates are drawn
+NO_PEOPLE = "the file names no people, and a bootstrap over comparisons would be too narrow"
+NO_VECTORS = "leave-one-out rank-1 needs embeddings"
+
+
+@dataclass(frozen=True)
+class Failures:
+    """Failure to acquire: false reject rates of the comparisons that were made (FNMR), and with failures (FRR)."""
+
+    fta: float  # share of pictures
+    count: int | None  # pictures that failed; None where only the share is known
+    pictures: int | None
+    fnmr: dict[float, float]  # by FAR, of comparisons between pictures that did not fail
+    frr: dict[float, float]  # by FAR: FTA + FNMR (1 - FTA)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Counts, rates with intervals, the threshold table and the ROC of one system; a NaN rate has its reason."""
+
+    genuine: int
+    impostor: int
+    people: int | None  # None where the scores name no people
+    eer: Interval
+    auc: Interval
+    d_prime: Interval
+    tar: dict[float, Interval]  # by FAR
+    thresholds: pd.DataFrame
+    rank1: Interval  # leave one out; NaN unless it comes from embeddings
+    roc: Roc
+    failures: Failures | None = None
+    accuracy: dict | None = None  # of the folds of the protocol
+    notes: tuple[str, ...] = field(default=())
+
+    def as_json(self) -> dict:
+        """The numbers in the types of JSON, in full precision, NaN as null; the ROC is left out."""
+        shown = {key: _json(getattr(self, key)) for key in ("genuine", "impostor", "people", "eer", "auc", "d_prime")}
+        shown |= {"tar": _json(self.tar), "rank1": _json(self.rank1)}
+        shown |= {"thresholds": _json(self.thresholds.to_dict("records")), "notes": list(self.notes)}
+        if self.failures:
+            shown["failures"] = {name: _json(value) for name, value in vars(self.failures).items()}
+        if self.accuracy:
+            shown["accuracy"] = _json(self.accuracy)
+        return shown
+
+    def as_text(self) -> str:
+        """The numbers as a table for readers: counts first, then rates, thresholds and notes."""
+        people = "unknown" if self.people is None else str(self.people)
+        lines = [f"people {people}   genuine comparisons {self.genuine}   impostor comparisons {self.impostor}", ""]
+        rates = {"EER": self.eer, "AUC": self.auc, "d'": self.d_prime}
+        rates |= {f"TAR at FAR {far:g}": rate for far, rate in self.tar.items()} | {"rank-1": self.rank1}
+        lines += [f"{name:<20}{_shown(rate)}" for name, rate in rates.items()]
+        if self.accuracy:
+            mean, error = self.accuracy["mean"], self.accuracy["standard_error"]
+            lines.append(f"{'accuracy':<20}{mean:.4f} +- {error:.4f} over {self.accuracy['folds']} folds")
+        lines += ["", self.thresholds.to_string(index=False, float_format="%.4g", na_rep="-")]
+        if self.failures:
+            lines += ["", f"failures to acquire: {self.failures.fta:.2%} of the pictures"]
+            for far, fnmr in self.failures.fnmr.items():
+                frr = self.failures.frr[far]
+                lines.append(f"  FAR {far:<8g}FRR without failures {_share(fnmr)}, with failures {_share(frr)}")
+        return "\n".join([*lines, *(["", *(f"note: {note}" for note in self.notes)] if self.notes else [])])
+
+
+def evaluate(
+    trials: Trials | ScoreSet,
+    fars: Sequence[float] = FARS,
+    replicates: int = 1000,
+    seed: int = 0,
+    fta: float | None = None,
+) -> Evaluation:
+    """The evaluation of comparisons, with 95 % intervals from a bootstrap over people where these are known.
+
+    fta: share of pictures in which no face was found, which the scores do not show. Scores that name no people get no
+    intervals. UserError where a FAR is no share between 0 and 1.
+    """
+    given = ScoreSet(trials.genuine, trials.impostor, trials) if isinstance(trials, Trials) else trials
+    curve, notes = roc(given.genuine, given.impostor), list(given.notes)
+    points = {far: tar_at_far(given.genuine, given.impostor, far) for far in fars}
+    found = _intervals(given, curve, tuple(fars), replicates, seed, notes)
+    for far, point in points.items():
+        if point.reason:
+            found[far] = replace(found[far], value=np.nan, low=np.nan, high=np.nan, reason=point.reason)
+    return Evaluation(
+        *(len(given.genuine), len(given.impostor), _people(given.trials), found["eer"], found["auc"], found["d_prime"]),
+        tar={far: found[far] for far in fars},
+        thresholds=_threshold_table(given.genuine, given.impostor),
+        rank1=_unmeasured(NO_VECTORS),
+        roc=curve,
+        failures=None if fta is None else _failures(fta, {far: 1 - point.tar for far, point in points.items()}),
+        notes=tuple(notes),
+    )
+
+
+def evaluate_embeddings(
+    embeddings: Embeddings,
+    pairs: pd.DataFrame | None = None,
+    fars: Sequence[float] = FARS,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> Evaluation:
+    """The evaluation of embeddings: each with each, or the `pairs` of a protocol (see `read_protocol`).
+
+    Rank-1 compares each embedding with all others, whatever the protocol. Vectors of zeros count as failures. Where
+    `pairs` have the column fold, the accuracy of the folds is added.
+    """
+    trials = genuine_impostor(embeddings) if pairs is None else _trials_of_pairs(embeddings, pairs)
+    found = evaluate(trials, fars, replicates, seed)
+    acquired, notes = (embeddings.vectors != 0).any(axis=1), list(found.notes)
+    right = rank1_of_each(embeddings.vectors, embeddings.subject_ids)
+    mated = ~np.isnan(right)
+    if not mated.all() and len(mated):
+        alone = embeddings.pair_ids[~mated]
+        notes.append(f"rank-1 leaves out {len(alone)} pictures of people with one picture, the first {alone[0]}")
+    rank1 = mean_bootstrap(right[mated], embeddings.subject_ids[mated], replicates, seed)
+    failures = None
+    if not acquired.all():
+        made = acquired[trials.a] & acquired[trials.b]
+        genuine, impostor = trials.score[made & trials.same], trials.score[made & ~trials.same]
+        fnmr = {far: 1 - tar_at_far(genuine, impostor, far).tar for far in fars}
+        failures = _failures(float((~acquired).mean()), fnmr, int((~acquired).sum()), len(acquired))
+    accuracy = None if pairs is None or "fold" not in pairs else _accuracy(trials, pairs["fold"].to_numpy())
+    return replace(found, rank1=rank1, failures=failures, accuracy=accuracy, notes=tuple(notes))
+
+
+def evaluate_file(
+    file: Path,
+    impostor: Path | None = None,
+    protocol: Path | None = None,
+    distances: bool = False,
+    fars: Sequence[float] = FARS,
+    fta: float | None = None,
+    replicates: int = 1000,
+    seed: int = 0,
+) -> tuple[Evaluation, dict[str, str]]:
+    """(evaluation, SHA-256 by path) of embeddings (.npz) or scores; see `read_embeddings` and `read_scores`.
+
+    UserError where a file cannot be read for certain, or where an argument does not fit the kind of file.
+    """
+    fars = list(dict.fromkeys(float(far) for far in fars))
+    if file.suffix.lower() == ".npz":
+        if impostor or distances or fta is not None:
+            wrong = "a second file" if impostor else "--distances" if distances else "--fta"
+            raise UserError(
+                f"{file}: {wrong} belongs to scores, and these are embeddings (a failure is a vector of zeros)"
+            )
+        vectors, notes = read_embeddings(file)
+        pairs, more = (None, []) if protocol is None else read_protocol(protocol, vectors)
+        found = evaluate_embeddings(vectors, pairs, fars, replicates, seed)
+        found = replace(found, notes=(*notes, *more, *found.notes))
+    else:
+        if protocol:
+            raise UserError(f"{protocol}: a protocol names pairs of embeddings, but {file} has scores: leave it out")
+        found = evaluate(read_scores(file, impostor, distances), fars, replicates, seed, fta)
+    return found, {str(path): sha256_of(path) for path in (file, impostor, protocol) if path}
+
+
+def rank1_of_each(vectors: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+    """(N,) each embedding against all others: 1.0 if the most similar one shows the same person, else 0.0.
+
+    `vectors` (N, D) of unit length or zeros. A tie between people counts as 0; a failed embedding gets 0; NaN where the
+    person has no other picture. Blocks of rows keep the memory at a few times that of `vectors`.
+    """
+    double, codes = vectors.astype(np.float64), np.unique(subjects, return_inverse=True)[1]
+    acquired, right = (double != 0).any(axis=1), np.full(len(double), np.nan)
+    for first in range(0, len(double), 256):
+        block = slice(first, first + 256)
+        scores = double[block] @ double.T
+        scores[~acquired[block]] = FAILED
+        scores[:, ~acquired] = FAILED
+        same = codes[block, None] == codes
+        rows = np.arange(len(scores))
+        scores[rows, first + rows] = -np.inf
+        own, other = (scores.max(axis=1, where=mask, initial=-np.inf) for mask in (same, ~same))
+        right[block] = np.where(np.isinf(own), np.nan, own > other)
+    return right
+
+
+def _trials_of_pairs(embeddings: Embeddings, pairs: pd.DataFrame) -> Trials:
+    """The trials of a protocol, one for each row: a pair that a list repeats is scored once and counted as often."""
+    first, second = pairs["pair_id_a"].to_numpy(str), pairs["pair_id_b"].to_numpy(str)
+    sides = pd.DataFrame({"a": np.where(first < second, first, second), "b": np.where(first < second, second, first)})
+    number = sides.groupby(["a", "b"], sort=False).ngroup().to_numpy()
+    trials = genuine_impostor(embeddings, pairs[~sides.duplicated().to_numpy()])
+    return replace(trials, score=trials.score[number], a=trials.a[number], b=trials.b[number])
+
+
+def _intervals(
+    given: ScoreSet, curve: Roc, fars: tuple[float, ...], replicates: int, seed: int, notes: list[str]
+) -> dict[str | float, Interval]:
+    """The intervals of EER, AUC, d' and of TAR by FAR, by these names; `notes` gets what readers must know of them."""
+
+    def rates(drawn: Roc) -> np.ndarray:
+        return np.concatenate([[drawn.eer()[0], _auc(drawn)], drawn.tar_at_far(np.array(fars))])
+
+    names: tuple[str | float, ...] = ("eer", "auc", *fars)
+    values = rates(curve)
+    if given.trials is None:
+        reason = NO_PEOPLE if curve.measurable else _one_kind(curve)
+        found = {name: _unmeasured(reason, value) for name, value in zip(names, values, strict=True)}
+        return found | {"d_prime": _unmeasured(reason, _d_prime(curve))}
+    trials = given.trials
+    if len(trials.score) * replicates > MOST_DRAWN:
+        replicates = max(100, int(MOST_DRAWN / len(trials.score)))
+        notes.append(f"intervals from {replicates} replicates, because there are {len(trials.score)} comparisons")
+    if len(trials.score) > FINE and curve.measurable:
+        trials = _on_grid(trials, curve, fars)
+    rows = subject_bootstrap(trials, rates, replicates, seed)  # type: ignore[arg-type]  # several rates at once
+    ends = (np.broadcast_to(end, values.shape) for end in (rows.low, rows.high))
+    found = {
+        name: replace(rows, value=float(value), low=_least(low, value), high=-_least(-high, -value))
+        for name, value, low, high in zip(names, values, *ends, strict=True)
+    }
+    d, exact = subject_bootstrap(trials, _d_prime, replicates, seed), _d_prime(curve)
+    moved = exact - d.value  # by the grid
+    return found | {"d_prime": replace(d, value=exact, low=d.low + moved, high=d.high + moved)}
+
+
+def _on_grid(trials: Trials, curve: Roc, fars: tuple[float, ...]) -> Trials:
+    """The trials with each score lowered to the next of 6,000 thresholds, dense at low FAR, and those of `fars`.
+
+    A curve of few thresholds is drawn again much faster, and at these thresholds its rates are the exact ones.
+    """
+    far = np.concatenate([np.geomspace(1 / curve.n_impostor, 1, 2000), np.linspace(0, 1, 2000), fars])
+    places = np.concatenate(
+        [
+            np.searchsorted(curve.far, far + 1e-12, side="right") - 1,
+            np.searchsorted(curve.tar, np.linspace(0, 1, 2000)),
+            [len(curve.far) - 1],
+        ]
+    )
+    edges = np.sort(curve.threshold[np.unique(places[places > 0])])
+    return replace(trials, score=edges[np.searchsorted(edges, trials.score, side="right") - 1])
+
+
+def _failures(fta: float, fnmr: dict[float, float], count: int | None = None, pictures: int | None = None) -> Failures:
+    return Failures(fta, count, pictures, fnmr, {far: frr_with_fta(rate, fta) for far, rate in fnmr.items()})
+
+
+def _people(trials: Trials | None) -> int | None:
+    if trials is None:
+        return None
+    return len(np.union1d(trials.subject_codes[trials.a], trials.subject_codes[trials.b]))
+
+
+def _unmeasured(reason: str, value: float = np.nan) -> Interval:
+    return Interval(float(value), np.nan, np.nan, 0.95, 0, 0, reason)
+
+
+def _one_kind(curve: Roc) -> str:
+    return f"{curve.n_genuine} genuine and {curve.n_impostor} impostor comparisons; both are needed"
+
+
+def _least(end: float, value: float) -> float:
+    """The end of an interval that holds its value; NaN where there is no interval."""
+    return float(np.minimum(end, value))
+
+
+def _json(value: object) -> object:
+    """A value in the types of JSON, with every digit: an interval is an object, NaN is null."""
+    if isinstance(value, Interval):
+        shown = {"value": value.value, "low": value.low, "high": value.high}
+        return _json(shown | ({"reason": value.reason} if value.reason else {}))
+    if isinstance(value, dict):
+        return {f"{key:g}" if isinstance(key, float) else str(key): _json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _shown(rate: Interval) -> str:
+    ends = "" if np.isnan(rate.low) else f"   [{rate.low:.4f}, {rate.high:.4f}]"
+    return f"{_share(rate.value)}{ends}{f'   ({rate.reason})' if rate.reason else ''}"
+
+
+def _share(value: float) -> str:
+    return "-" if np.isnan(value) else f"{value:.4f}"
+
+
+def _auc(drawn: Roc) -> float:
+    return float(np.trapezoid(drawn.tar, drawn.far))
+
+
+def _d_prime(drawn: Roc) -> float:
+    if not drawn.measurable:
+        return np.nan
+    moments = []
+    for rate in (drawn.tar, drawn.far):
+        share, score = np.diff(rate), drawn.threshold[1:]
+        mean = share @ score
+        moments.append((mean, share @ (score - mean) ** 2))
+    (g, gv), (i, iv) = moments
+    return float((g - i) / np.sqrt((gv + iv) / 2)) if gv + iv else np.nan
+
+
+def _threshold_table(genuine: np.ndarray, impostor: np.ndarray) -> pd.DataFrame:
+    rows = []
+    for far in TABLE:
+        point = tar_at_far(genuine, impostor, far)
+        rows.append(
+            {"fmr": far, "threshold": point.threshold, "achieved_fmr": point.achieved_far, "fnmr": 1 - point.tar}
+        )
+    return pd.DataFrame(rows)
+
+
+def _accuracy(trials: Trials, fold: np.ndarray) -> dict:
+    rates = []
+    for k in np.unique(fold):
+        learn, test = fold != k, fold == k
+        limits = np.unique(trials.score[learn])
+        genuine, impostor = np.sort(trials.score[learn & trials.same]), np.sort(trials.score[learn & ~trials.same])
+        right = len(genuine) - np.searchsorted(genuine, limits) + np.searchsorted(impostor, limits)
+        limit = limits[right.argmax()]
+        rates.append(float(((trials.score[test] >= limit) == trials.same[test]).mean()))
+    error = np.std(rates, ddof=1) / np.sqrt(len(rates))
+    return {"mean": float(np.mean(rates)), "standard_error": float(error), "folds": len(rates)}

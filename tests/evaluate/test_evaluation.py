@@ -1,0 +1,211 @@
+"""The whole evaluation against scikit-learn, hand-worked sets, and what cannot be measured."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score, roc_curve
+
+from face3d_lib.base.errors import UserError
+from face3d_lib.evaluate import evaluation
+from face3d_lib.evaluate.embedding_files import read_embeddings, read_protocol
+from face3d_lib.evaluate.embeddings import Embeddings
+from face3d_lib.evaluate.evaluation import evaluate, evaluate_embeddings, evaluate_file, rank1_of_each
+from face3d_lib.evaluate.metrics.identification import leave_one_out_rank1
+from face3d_lib.evaluate.score_files import ScoreSet, read_scores, write_trials
+from face3d_lib.evaluate.scores import genuine_impostor
+
+
+def people(n=12, images=5, noise=0.8, seed=0, size=16):
+    rng = np.random.default_rng(seed)
+    names = np.repeat([f"p{k:02d}" for k in range(n)], images)
+    vectors = np.repeat(rng.normal(size=(n, size)), images, axis=0) + noise * rng.normal(size=(n * images, size))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return Embeddings(np.array([f"{name}/{k}" for k, name in enumerate(names)]), names, vectors)
+
+
+@pytest.fixture(scope="module")
+def faces():
+    return people()
+
+
+@pytest.fixture(scope="module")
+def found(faces):
+    return evaluate_embeddings(faces, replicates=200)
+
+
+def oracle(embeddings):
+    """(labels, scores) of each with each, in float64."""
+    a, b = np.triu_indices(len(embeddings.pair_ids), 1)
+    scores = np.clip((embeddings.vectors @ embeddings.vectors.T)[a, b], -1, 1)
+    return embeddings.subject_ids[a] == embeddings.subject_ids[b], scores
+
+
+def test_rates_are_those_of_scikit_learn(faces, found):
+    labels, scores = oracle(faces)
+    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
+    assert (found.genuine, found.impostor, found.people) == (labels.sum(), (~labels).sum(), 12)
+    assert found.auc.value == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+    np.testing.assert_allclose(found.roc.far, fpr, atol=1e-15)
+    np.testing.assert_allclose(found.roc.tar, tpr, atol=1e-15)
+    gap = np.abs(fpr - (1 - tpr))
+    assert found.eer.value == pytest.approx(((fpr + 1 - tpr) / 2)[gap.argmin()], abs=1e-12)
+    for far in (0.1, 0.01, 0.001):
+        assert found.tar[far].value == pytest.approx(tpr[fpr <= far + 1e-12].max(), abs=1e-12)
+    genuine, impostor = scores[labels], scores[~labels]
+    expected = (genuine.mean() - impostor.mean()) / np.sqrt((genuine.var() + impostor.var()) / 2)
+    assert found.d_prime.value == pytest.approx(expected, rel=1e-3)
+
+
+def test_every_rate_has_an_interval_that_holds_it(found):
+    for rate in (found.eer, found.auc, found.d_prime, found.rank1, found.tar[0.1], found.tar[0.01]):
+        assert rate.low <= rate.value <= rate.high
+        assert rate.low < rate.high
+        assert rate.reason == ""
+    assert np.isnan(found.tar[0.0001].value)
+    assert "0.0001 cannot be measured with 1650 impostor comparisons" in found.tar[0.0001].reason
+
+
+def test_the_intervals_are_over_people_and_seeded(faces, found):
+    again = evaluate_embeddings(faces, replicates=200)
+    assert again.as_json() == found.as_json()
+    other = evaluate_embeddings(faces, replicates=200, seed=1)
+    assert other.eer.value == found.eer.value
+    assert other.eer.low != found.eer.low
+    thrice = ScoreSet(
+        found.roc.threshold[1:], found.roc.threshold[1:], None
+    )  # no people: no bootstrap over comparisons
+    unknown = evaluate(thrice, replicates=5)
+    assert unknown.people is None
+    assert np.isnan(unknown.eer.low)
+    assert not np.isnan(unknown.eer.value)
+    assert "names no people" in unknown.eer.reason
+
+
+def test_rank1_is_that_of_the_notebooks(faces):
+    right = rank1_of_each(faces.vectors, faces.subject_ids)
+    assert np.array_equal(right, leave_one_out_rank1(faces.vectors, faces.subject_ids))
+    assert 0 < right.mean() < 1
+    tied = np.array([[1.0, 0], [1, 0], [1, 0], [0, 1], [0, 1]])
+    assert np.array_equal(rank1_of_each(tied, np.array(list("aabcc"))), [0, 0, np.nan, 1, 1], equal_nan=True)
+    many = people(200, 3, size=4)  # more than one block of rows
+    assert np.array_equal(
+        rank1_of_each(many.vectors, many.subject_ids), leave_one_out_rank1(many.vectors, many.subject_ids)
+    )
+
+
+def test_failures_are_counted_and_shown_with_and_without(faces):
+    vectors = faces.vectors.copy()
+    vectors[::12] = 0
+    found = evaluate_embeddings(Embeddings(faces.pair_ids, faces.subject_ids, vectors), replicates=20)
+    kept = np.flatnonzero(vectors.any(axis=1))
+    whole = evaluate_embeddings(faces.select(faces.pair_ids[kept]), replicates=20)
+    failures = found.failures
+    assert (failures.count, failures.pictures, failures.fta) == (5, 60, 5 / 60)
+    assert failures.fnmr[0.1] == pytest.approx(1 - whole.tar[0.1].value)
+    assert failures.frr[0.1] == pytest.approx(5 / 60 + failures.fnmr[0.1] * 55 / 60)
+    assert found.genuine == 120  # nothing is dropped
+    assert found.tar[0.1].value < whole.tar[0.1].value
+    assert rank1_of_each(vectors, faces.subject_ids)[::12].tolist() == [0] * 5
+    assert "failures to acquire: 8.33%" in found.as_text()
+
+
+def test_a_share_of_failures_turns_1065_into_1780():
+    genuine = np.concatenate([np.zeros(1065), np.ones(8935)])
+    found = evaluate(ScoreSet(genuine, np.linspace(-1, 0.5, 1000), None), fta=0.08)
+    assert found.failures.fnmr[0.1] == pytest.approx(0.1065)
+    assert found.failures.frr[0.1] == pytest.approx(0.08 + 0.1065 * 0.92)
+    assert "FRR without failures 0.1065, with failures 0.1780" in found.as_text()
+
+
+def test_what_cannot_be_measured_is_nan_with_its_reason(faces):
+    one = faces.select(faces.pair_ids[:5])
+    alone = faces.select(faces.pair_ids[::5])
+    for part, reason in ((one, "10 genuine and 0 impostor"), (alone, "0 genuine and 66 impostor")):
+        found = evaluate_embeddings(part, replicates=10)
+        for rate in (found.eer, found.auc, found.d_prime, *found.tar.values()):
+            assert np.isnan([rate.value, rate.low, rate.high]).all()
+            assert rate.reason
+        assert reason in found.eer.reason
+        assert json.loads(json.dumps(found.as_json(), allow_nan=False))["eer"]["value"] is None
+        assert found.as_text()
+    assert "leaves out 12 pictures of people with one picture, the first p00/0" in found.notes[-1]
+    assert found.rank1.reason == "no probe"
+    two = evaluate_embeddings(faces.select(faces.pair_ids[:10]), replicates=10)
+    assert not np.isnan(two.eer.value)
+    assert np.isnan(two.eer.low)
+    assert two.eer.reason
+
+
+def test_a_large_set_gets_the_same_intervals_from_the_grid(monkeypatch):
+    faces = people(20, 6, seed=3)
+    exact = evaluate_embeddings(faces, replicates=100)
+    monkeypatch.setattr(evaluation, "FINE", 0)
+    found = evaluate_embeddings(faces, replicates=100)
+    for one, other in ((exact.eer, found.eer), (exact.auc, found.auc), (exact.tar[0.01], found.tar[0.01])):
+        assert one.value == other.value
+        np.testing.assert_allclose([one.low, one.high], [other.low, other.high], atol=2e-3)
+    np.testing.assert_allclose(
+        [exact.d_prime.low, exact.d_prime.high], [found.d_prime.low, found.d_prime.high], atol=0.02
+    )
+    monkeypatch.setattr(evaluation, "MOST_DRAWN", 0)
+    few = evaluate_embeddings(faces, replicates=200)
+    assert few.eer.n_replicates == 100
+    assert "100 replicates, because there are 7140 comparisons" in few.notes[0]
+
+
+def test_a_protocol_chooses_the_comparisons_and_its_folds(tmp_path, faces):
+    names = np.array([f"{person}_{k % 5 + 1:04d}" for k, person in enumerate(faces.subject_ids)])
+    np.savez(tmp_path / "f.npz", pair_ids=names, subject_ids=faces.subject_ids, vectors=faces.vectors)
+    lines = ["3\t2"]
+    for fold in range(3):
+        lines += [f"p0{fold}\t{i}\t{j}" for i, j in ((1, 2), (3, 4))]
+        lines += [f"p0{fold}\t1\tp0{fold + 3}\t1", f"p0{fold}\t2\tp0{fold + 3}\t2"]
+    (tmp_path / "pairs.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    found, hashes = evaluate_file(tmp_path / "f.npz", protocol=tmp_path / "pairs.txt", replicates=10)
+    assert (found.genuine, found.impostor) == (6, 6)
+    assert found.accuracy["folds"] == 3
+    assert len(hashes) == 2
+    shown = found.as_json()["accuracy"]
+    assert 0.5 <= shown["mean"] <= 1
+    vectors, _ = read_embeddings(tmp_path / "f.npz")
+    pairs, _ = read_protocol(tmp_path / "pairs.txt", vectors)
+    twice = pd.concat([pairs, pairs.iloc[:1].rename(columns={"pair_id_a": "pair_id_b", "pair_id_b": "pair_id_a"})])
+    assert evaluate_embeddings(vectors, twice, replicates=10).genuine == 7  # a repeated pair is counted as often
+
+
+def test_files_give_what_the_embeddings_gave(tmp_path, faces, found):
+    trials = genuine_impostor(faces)
+    write_trials(tmp_path, trials)
+    direct = evaluate(trials, replicates=50)
+    for name in ("scores.csv", "four_columns.txt"):
+        again, _ = evaluate_file(tmp_path / name, replicates=50)
+        for one, other in (
+            (direct.eer, again.eer),
+            (direct.tar[0.01], again.tar[0.01]),
+            (direct.d_prime, again.d_prime),
+        ):
+            assert (one.value, one.low, one.high) == (other.value, other.low, other.high)
+    lists = evaluate(read_scores(tmp_path / "genuine.txt", tmp_path / "impostor.txt"))
+    assert (lists.eer.value, lists.auc.value) == (found.eer.value, found.auc.value)
+    turned = "score,label\n" + "".join(
+        f"{-score!r},{int(same)}\n" for score, same in zip(trials.score.tolist(), trials.same, strict=True)
+    )
+    (tmp_path / "distances.csv").write_text(turned, encoding="utf-8")
+    assert evaluate_file(tmp_path / "distances.csv", distances=True)[0].eer.value == found.eer.value
+
+
+def test_arguments_that_do_not_fit_the_file_are_refused(tmp_path, faces):
+    faces.save(tmp_path / "f.npz")
+    (tmp_path / "s.csv").write_text("score,label\n0.9,1\n0.1,0\n", encoding="utf-8")
+    for options, message in (
+        ({"impostor": tmp_path / "s.csv"}, "a second file belongs to scores"),
+        ({"distances": True}, "--distances belongs to scores"),
+        ({"fta": 0.1}, "--fta belongs to scores"),
+        ({"fars": [0.0]}, "false accept rate"),
+    ):
+        with pytest.raises(UserError, match=message):
+            evaluate_file(tmp_path / "f.npz", **options)
+    with pytest.raises(UserError, match="a protocol names pairs of embeddings"):
+        evaluate_file(tmp_path / "s.csv", protocol=tmp_path / "s.csv")
