@@ -24,7 +24,8 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
         *["embeddings", "embed", "scores", "metrics.checks", "metrics.curves", "metrics.thresholds"],
         *["metrics.identification", "metrics.failures", "intervals", "protocol", "enrolment"],
         *["trained", "words", "compare", "rating", "score_files", "embedding_files", "evaluation"],
-        *["degradations", "pictures", "figures", "figures_identification"],
+        *["degradations", "conditions", "stress", "stress_rates"],
+        *["pictures", "figures", "figures_identification", "figures_stress"],
     ],
     "serve": ["gallery", "identify"],
 }

@@ -1,0 +1,334 @@
+"""The stress test: people who were never trained on are enrolled with clean pictures and probed with worse ones.
+
+Each probe is recorded once as it is and once at each level of each knob (`degradations.KNOBS`); then the whole system
+works as always, from the detector to the score. A face that it does not find is a failure to acquire of that level.
+Enrolment pictures are never made worse, because a gallery is made once, with care.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from ..base.errors import UserError
+from ..base.processes import cores, run_tasks
+from ..data.convention import DepthConvention
+from ..data.crops import align_pair
+from ..data.decoding import read_pair
+from ..data.faces import find_faces, load_detector
+from ..data.pack import Batch
+from ..data.pairs import PairFiles, RGBDPair, failure
+from ..data.splits import Splits
+from ..data.warp import AlignSettings
+from ..synthetic.camera import SESSION_SIZE
+from ..synthetic.people import identity_seed
+from ..synthetic.scenes import scene
+from ..train.embedder import Embedder
+from ..train.encodings import require_meaning
+from .conditions import Probes, compare_probes, fuse_probes
+from .degradations import KNOBS, degrade, is_lost, require_knobs
+from .embed import embed_batch
+from .embeddings import Embeddings
+from .scores import templates
+from .trained import Trained
+
+BOTH = ("rgb", "depth")
+ROWS = ["pair_id", "subject_id", "role", "knob", "level", "status", "detail"]
+Levels = dict[str, list[float]]  # knob -> its levels, without the clean one
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture of a synthetic person in a calm scene (`synthetic.scenes`)."""
+
+    seed: int
+    subject: int
+    image: int
+
+    @property
+    def pair_id(self) -> str:
+        session, number = divmod(self.image, SESSION_SIZE)
+        return f"p{self.subject:04d}/s{session + 1}_{number:03d}"
+
+    def pair(self, change: str = "", level: float = 0) -> RGBDPair:
+        """The raw pair, with one thing in the scene changed."""
+        made = scene(self.seed, self.subject, self.image, change, level)
+        person = self.pair_id.partition("/")[0]
+        return RGBDPair(self.pair_id, person, made.rgb, made.depth.astype(np.float32), "mm", "", "")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A pair of files."""
+
+    files: PairFiles
+    convention: DepthConvention
+
+    @property
+    def pair_id(self) -> str:
+        return self.files.pair_id
+
+    def pair(self, change: str = "", level: float = 0) -> RGBDPair:
+        """The raw pair. Raises BadPair."""
+        return read_pair(self.files, self.convention)
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody who was never trained on."""
+
+    subject_id: str
+    enrolment: tuple[Drawn | Recorded, ...]
+    probes: tuple[Drawn | Recorded, ...]
+
+
+def new_people(
+    count: int, enrolled: int, probes: int, seed: int, first: int = 5000, known: Sequence[str] = ()
+) -> list[Person]:
+    """Synthetic people with `enrolled` pictures of a first and `probes` of a second session, numbers from `first` on.
+
+    `known` are the identity seeds, as text, of all people of the run; UserError if one of the new people is among them.
+    """
+    people = []
+    for subject in range(first, first + count):
+        if str(identity_seed(seed, subject)) in set(known):
+            raise UserError(f"person {subject} of seed {seed} is in the run's data: choose another seed")
+        sessions = [
+            tuple(Drawn(seed, subject, start + k) for k in range(n))
+            for start, n in ((0, enrolled), (SESSION_SIZE, probes))
+        ]
+        people.append(Person(f"p{subject:04d}", *sessions))
+    return people
+
+
+def people_of_run(
+    division: Splits, files: Sequence[PairFiles], convention: DepthConvention, group: str = "test"
+) -> list[Person]:
+    """The enrolled people of one group of a run's split, with the raw pairs of their gallery and their probes."""
+    by_id = {row.pair_id: Recorded(row, convention) for row in files}
+    parts = []
+    for table in (division.gallery, division.probe):
+        chosen = table[table["group"] == group]
+        parts.append(
+            {name: tuple(by_id[pair_id] for pair_id in rows) for name, rows in chosen.groupby("cls_name")["pair_id"]}
+        )
+    enrolment, probes = parts
+    return [Person(str(name), enrolment[name], probes.get(name, ())) for name in sorted(enrolment)]
+
+
+def levels_of(knobs: Sequence[str], count: int, kinds: tuple[str, ...] = ("scene", "pair", "crop")) -> Levels:
+    """At most `count` levels of each knob, spread from its mildest to its worst; of one, the worst. UserError as usual."""
+    require_knobs(list(knobs), kinds)
+    if count < 1:
+        raise UserError(f"levels = {count}: give 1 or more")
+    chosen: Levels = {}
+    for name in knobs:
+        given = KNOBS[name].levels
+        places = np.linspace(len(given) - 1, 0, min(count, len(given))).round().astype(int)
+        chosen[name] = [given[place] for place in sorted(set(places.tolist()))]
+    return chosen
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is the same for all people of a stress test."""
+
+    networks: tuple[Trained, ...]
+    settings: AlignSettings
+    levels: Levels
+    seed: int
+    device: str
+
+
+@dataclass
+class Shot:
+    """One recording: its row of the table, its raw pair, and the crop that the network sees (None: failed)."""
+
+    row: dict[str, Any]
+    pair: RGBDPair | None
+    changed: tuple[str, ...]  # what may differ from the clean recording of the same pair once it is aligned
+    lost: str = ""  # "rgb" or "depth": withheld after alignment
+    crop: tuple[np.ndarray, np.ndarray, float] | None = field(default=None)  # colour, depth, depth per px
+
+
+def shots_of(person: Person, plan: Plan) -> list[Shot]:
+    """All recordings of a person: enrolment, clean probes (knob ""), and the probes at each level."""
+    shots = [_shot(source, person, "enrolment", "", 0, BOTH, plan.seed) for source in person.enrolment]
+    for source in person.probes:
+        clean = _shot(source, person, "probe", "", 0, BOTH, plan.seed)
+        shots.append(clean)
+        for name, levels in plan.levels.items():
+            shots += [_worse(clean, source, person, name, level, plan.seed) for level in levels]
+    return shots
+
+
+def _shot(
+    source: Drawn | Recorded, person: Person, role: str, name: str, level: float, changed: tuple[str, ...], seed: int
+) -> Shot:
+    row = {
+        "pair_id": source.pair_id,
+        "subject_id": person.subject_id,
+        "role": role,
+        "knob": name,
+        "level": float(level),
+    }
+    try:
+        return Shot(row | {"status": "ok", "detail": ""}, source.pair(name, level), changed)
+    except Exception as error:  # one pair never stops the test
+        status, detail = failure(error)
+        return Shot(row | {"status": status, "detail": detail}, None, changed)
+
+
+def _worse(clean: Shot, source: Drawn | Recorded, person: Person, name: str, level: float, seed: int) -> Shot:
+    """The recording of a probe at one level. Colour that is kept is the same array, so its face is found once."""
+    knob = KNOBS[name]
+    if knob.kind == "scene":
+        return _shot(source, person, "probe", name, level, BOTH, seed)
+    row = clean.row | {"knob": name, "level": float(level)}
+    if clean.pair is None:
+        return Shot(row, None, ())
+    if knob.kind == "pair":  # other colour moves the points, and with them the crop of the depth
+        return Shot(row, degrade(clean.pair, name, level, seed), BOTH if "rgb" in knob.touches else knob.touches)
+    lost = knob.touches[0] if is_lost(clean.pair.pair_id, name, level, seed) else ""
+    return Shot(row, clean.pair, (lost,) if lost else (), lost)
+
+
+def align_shots(shots: list[Shot], settings: AlignSettings, detector: Any) -> None:
+    """Fill in the crops of `shots`; a face that is not found, or a crop without depth, is a failure in its row."""
+    pictures = {id(shot.pair.rgb): shot.pair.rgb for shot in shots if shot.pair is not None}
+    faces = dict.fromkeys(pictures)
+    if detector is not None:
+        found = find_faces(list(pictures.values()), detector, settings.min_face_size)
+        faces = dict(zip(pictures, found, strict=True))
+    for shot in shots:
+        if shot.pair is None:
+            continue
+        about: dict[str, Any] = {}
+        try:
+            rgb, depth = align_pair(shot.pair, faces[id(shot.pair.rgb)], settings, about)
+        except Exception as error:
+            shot.row["status"], shot.row["detail"] = failure(error)
+            continue
+        rgb, depth = (np.zeros_like(x) if shot.lost == name else x for x, name in ((rgb, "rgb"), (depth, "depth")))
+        shot.crop = rgb, depth, about["depth_per_px"]
+
+
+def embed_shots(shots: list[Shot], network: Embedder, device: str = "cpu", batch: int = 64) -> np.ndarray:
+    """(N, D) float32 the unit vectors of the shots; zeros where one failed.
+
+    A probe in which nothing changed that the network sees has the vector of its clean recording.
+    """
+    seen = {"rgb": ("rgb",), "depth": ("depth",)}.get(network.architecture.modality, BOTH)
+    clean = {shot.row["pair_id"]: k for k, shot in enumerate(shots) if not shot.row["knob"] and shot.crop is not None}
+    source = [k if set(shot.changed) & set(seen) else clean.get(shot.row["pair_id"], k) for k, shot in enumerate(shots)]
+    vectors = np.zeros((len(shots), network.architecture.embedding_size), np.float32)
+    fresh = [k for k, shot in enumerate(shots) if source[k] == k and shot.crop is not None]
+    for start in range(0, len(fresh), batch):
+        part = fresh[start : start + batch]
+        rgb, depth, per_px = zip(*(crop for k in part if (crop := shots[k].crop) is not None), strict=True)
+        tensors = (torch.from_numpy(np.stack(rgb)).permute(0, 3, 1, 2), torch.from_numpy(np.stack(depth))[:, None])
+        of = Batch(*(x.to(device) for x in (*tensors, torch.tensor(per_px, dtype=torch.float32))))
+        vectors[part] = embed_batch(network, of).cpu().numpy()
+    vectors = vectors[source]
+    vectors[[k for k, shot in enumerate(shots) if shot.crop is None]] = 0
+    return vectors
+
+
+def test_person(person: Person, plan: Plan, detector: Any, networks: dict[str, Embedder]) -> tuple[list, dict]:
+    """The rows of all recordings of a person, and their vectors by the name of the network."""
+    shots = shots_of(person, plan)
+    align_shots(shots, plan.settings, detector)
+    vectors = {name: embed_shots(shots, network, plan.device) for name, network in networks.items()}
+    return [shot.row for shot in shots], vectors
+
+
+@contextmanager
+def _tester(plan: Plan) -> Iterator[Callable[[Person], tuple[list, dict]]]:
+    """`test_person` for this process, with torch on one thread: the same results for any number of processes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        detector = None if plan.settings.mode == "none" else load_detector(plan.device)
+        networks = {network.name: network.load(device=plan.device) for network in plan.networks}
+        yield partial(test_person, plan=plan, detector=detector, networks=networks)
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Stressed:
+    """The result of a stress test."""
+
+    rows: pd.DataFrame  # ROWS, one row for each recording, sorted by pair, knob and level
+    vectors: dict[str, np.ndarray]  # by network: (N, D), zeros where a recording failed
+    fused: tuple[str, str, float] | None = None  # two networks and the weight of the first: one more system
+    levels: Levels = field(default_factory=dict)
+
+    def probes(self, knob: str = "", level: float = 0) -> dict[str, Probes]:
+        """By system, the comparisons of the probes at one level of a knob with all enrolled people."""
+        if knob and level == KNOBS[knob].clean:
+            knob, level = "", 0
+        enrolment = (self.rows["role"] == "enrolment").to_numpy()
+        chosen = ~enrolment & (self.rows["knob"] == knob).to_numpy() & (self.rows["level"] == level).to_numpy()
+        found = {
+            name: compare_probes(self._embeddings(vectors, chosen), templates(self._embeddings(vectors, enrolment)))
+            for name, vectors in self.vectors.items()
+        }
+        if self.fused:
+            first, second, weight = self.fused
+            found[f"{first} + {second}"] = fuse_probes([found[first], found[second]], [weight, 1 - weight])
+        return found
+
+    def _embeddings(self, vectors: np.ndarray, chosen: np.ndarray) -> Embeddings:
+        rows = self.rows[chosen]
+        return Embeddings(rows["pair_id"].to_numpy(str), rows["subject_id"].to_numpy(str), vectors[chosen])
+
+
+def stress(
+    people: Sequence[Person],
+    networks: Sequence[Trained],
+    levels: Levels,
+    seed: int = 0,
+    device: str = "cpu",
+    workers: int | None = None,
+) -> Stressed:
+    """Record, align and embed all people at all levels; `workers` processes share them (None: one per core).
+
+    UserError where networks were trained on crops of different settings, or need another unit of depth.
+    """
+    if not people:
+        raise UserError("stress: nobody to test: the run's split enrols no test person")
+    settings = networks[0].card.alignment
+    units = {source.convention.unit if isinstance(source, Recorded) else "mm" for source in people[0].enrolment}
+    for network in networks:
+        if network.card.alignment != settings:
+            raise UserError(
+                f"{network.model} and {networks[0].model} need crops of different settings: test them apart"
+            )
+        if network.card.architecture.modality != "rgb":
+            for unit in units:
+                require_meaning(network.card.architecture.encoding, "pixel" if unit == "pixel" else "mm")
+    plan = Plan(tuple(networks), settings, levels, seed, device)
+    rows: list[dict[str, Any]] = []
+    vectors: dict[str, list[np.ndarray]] = {network.name: [] for network in networks}
+    with tqdm(total=len(people), desc="stress", unit="person") as bar:
+        for found, made in run_tasks(partial(_tester, plan), list(people), workers or cores()):
+            rows += found
+            for name, array in made.items():
+                vectors[name].append(array)
+            bar.update()
+    table = pd.DataFrame(rows, columns=ROWS)
+    order = table.sort_values(["pair_id", "role", "knob", "level"], kind="stable").index.to_numpy()
+    stacked = {name: np.concatenate(parts)[order] for name, parts in vectors.items()}
+    return Stressed(table.loc[order].reset_index(drop=True), stacked, levels=levels)
+
+
+def fuse_systems(stressed: Stressed, first: str, second: str, weight: float) -> Stressed:
+    """The same test with late fusion as one more system: `weight` times the scores of `first`, the rest of `second`."""
+    return replace(stressed, fused=(first, second, weight))

@@ -1,0 +1,211 @@
+"""The stress test changes the probes and nothing but the probes, and counts what it could not find."""
+
+import pickle
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from face3d_lib.base.errors import UserError
+from face3d_lib.data.convention import DepthConvention
+from face3d_lib.data.faces import load_detector
+from face3d_lib.data.pairs import PairFiles, RGBDPair
+from face3d_lib.data.splits import Splits
+from face3d_lib.data.warp import AlignSettings
+from face3d_lib.evaluate import stress as stress_test
+from face3d_lib.evaluate.conditions import rates
+from face3d_lib.evaluate.degradations import KNOBS
+from face3d_lib.evaluate.embed import embed_pair
+from face3d_lib.evaluate.stress import Drawn, Person, Plan, Recorded, fuse_systems, levels_of, new_people, stress
+from face3d_lib.evaluate.trained import Trained
+from face3d_lib.synthetic.people import identity_seed
+from face3d_lib.train.embedder import Architecture, Embedder
+from face3d_lib.train.model_files import make_card, save_model
+
+LEVELS = {
+    "yaw": [30.0],
+    "jpeg": [5.0],
+    "depth_noise": [20.0],
+    "misregistration": [16.0],
+    "no_depth": [1.0],
+    "no_colour": [1.0],
+}
+
+
+def untrained(folder, modality, settings=None):
+    """A network that never learnt, with a card."""
+    settings = settings or AlignSettings()
+    torch.manual_seed(0)
+    network = Embedder(Architecture(modality, input_size=32))
+    source = {"settings_hash": settings.hash(), "alignment": vars(settings), "depth_unit": "mm"}
+    card = make_card(network, SimpleNamespace(info={"source": source, "sha256": {}}), [], {}, {})
+    save_model(folder / modality / "model", network, card)
+    return Trained(f"{modality}/30_train_softmax", folder / modality, {"parameters": {}}, modality)
+
+
+@pytest.fixture(scope="module")
+def networks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return [untrained(folder, modality) for modality in ("rgb", "depth", "rgbd")]
+
+
+PEOPLE = new_people(3, enrolled=1, probes=2, seed=0)
+
+
+@pytest.fixture(scope="module")
+def tested(networks):
+    return stress(PEOPLE, networks, LEVELS, workers=1)
+
+
+def vectors_at(tested, name, knob, level=None):
+    rows = tested.rows
+    chosen = (rows["role"] == "probe") & (rows["knob"] == knob)
+    return tested.vectors[name][chosen.to_numpy()]
+
+
+def test_every_probe_is_recorded_at_every_level_and_enrolment_at_none(tested):
+    rows = tested.rows
+    assert len(rows) == 3 + 6 * (1 + len(LEVELS))
+    assert set(rows.loc[rows["role"] == "enrolment", "knob"]) == {""}
+    counts = rows[rows["role"] == "probe"].groupby(["knob", "level"]).size()
+    assert counts.to_dict() == {("", 0.0): 6} | {(name, levels[0]): 6 for name, levels in LEVELS.items()}
+    assert rows["pair_id"].str.contains("/s1_").tolist() == (rows["role"] == "enrolment").tolist()
+    assert (rows["status"] == "ok").all()
+
+
+def test_without_a_change_the_vectors_are_those_of_the_system(tested, networks):
+    """The clean recordings, each embedded alone by the function that predicts identities."""
+    clean = (tested.rows["knob"] == "").to_numpy()
+    sources = {s.pair_id: s for person in PEOPLE for s in (*person.enrolment, *person.probes)}
+    pair_ids = tested.rows.loc[clean, "pair_id"].tolist()
+    for network in networks[1:]:
+        alone = [embed_pair(network.load(), sources[pair_id].pair(), AlignSettings()) for pair_id in pair_ids[:4]]
+        assert np.allclose(tested.vectors[network.name][clean][:4], alone, atol=1e-5)
+
+
+def test_the_gallery_does_not_depend_on_the_levels(tested, networks):
+    bare = stress(PEOPLE[::-1], networks, {}, workers=1)  # and nothing depends on the order of the people
+    for name, vectors in bare.vectors.items():
+        clean = (tested.rows["knob"] == "").to_numpy()
+        assert np.allclose(tested.vectors[name][clean], vectors, atol=1e-5)
+    assert bare.rows.equals(tested.rows[clean].reset_index(drop=True))
+    for name in bare.vectors:
+        assert rates(bare.probes()[name]) == rates(tested.probes("depth_noise", 0)[name])
+
+
+@pytest.mark.parametrize("knob", LEVELS)
+def test_a_knob_reaches_the_networks_that_see_what_it_touches_and_no_other(tested, knob):
+    detected = KNOBS[knob].kind == "scene" or knob == "jpeg"  # the points move, and with them every crop
+    for name, seen in (("rgb", {"rgb"}), ("depth", {"depth"}), ("rgbd", {"rgb", "depth"})):
+        same = np.array_equal(vectors_at(tested, name, knob), vectors_at(tested, name, ""))
+        assert same == (not detected and not seen & set(KNOBS[knob].touches)), name
+
+
+def test_a_network_without_its_only_modality_cannot_tell_people_apart(tested):
+    """The floor: every probe has the same vector, so it is never nearer to its own person than chance."""
+    for name, knob in (("depth", "no_depth"), ("rgb", "no_colour")):
+        vectors = vectors_at(tested, name, knob)
+        assert np.allclose(vectors, vectors[0], atol=1e-6)
+        assert rates(tested.probes(knob, 1.0)[name])["rank1"] == pytest.approx(1 / 3)
+    assert rates(tested.probes("no_depth", 1.0)["rgb"]) == rates(tested.probes()["rgb"])
+
+
+def test_late_fusion_is_one_more_system(tested):
+    fused = fuse_systems(tested, "rgb", "depth", 0.25).probes("yaw", 30.0)
+    expected = 0.25 * fused["rgb"].scores + 0.75 * fused["depth"].scores
+    assert np.allclose(fused["rgb + depth"].scores, expected, atol=1e-6)
+    assert set(tested.probes()) == {"rgb", "depth", "rgbd"}
+
+
+class Blank:
+    """A picture without a face."""
+
+    pair_id = "eve/2"
+
+    def pair(self, change="", level=0):
+        grey, depth = np.full((120, 120, 3), 128, np.uint8), np.full((120, 120), 800, np.float32)
+        return RGBDPair(self.pair_id, "eve", grey, depth, "mm", "", "")
+
+
+class Broken(Blank):
+    pair_id = "eve/3"
+
+    def pair(self, change="", level=0):
+        raise OSError("the disk is gone")
+
+
+def test_faces_that_are_not_found_and_pairs_that_cannot_be_read_are_rows(networks):
+    eve = Person("eve", PEOPLE[0].enrolment, (PEOPLE[0].probes[0], Blank(), Broken()))
+    plan = Plan(tuple(networks), AlignSettings(), {"holes": [0.5], "yaw": [15.0]}, 0, "cpu")
+    loaded = {network.name: network.load() for network in networks[:1]}
+    rows, vectors = stress_test.test_person(eve, plan, load_detector(), loaded)
+    status = pd.DataFrame(rows).groupby("pair_id")["status"].agg(set)
+    assert status["eve/2"] == {"no_face"}
+    assert status["eve/3"] == {"internal_error"}
+    failed = np.array([row["status"] != "ok" for row in rows])
+    assert failed.sum() == 2 * 3
+    assert np.array_equal(vectors["rgb"].any(axis=1), ~failed)
+
+
+def test_depth_that_is_lost_altogether_is_a_failure_of_the_whole_system(networks):
+    plan = Plan(tuple(networks), AlignSettings(), {"holes": [1.0]}, 0, "cpu")
+    rows, vectors = stress_test.test_person(PEOPLE[0], plan, load_detector(), {"rgb": networks[0].load()})
+    lost = np.array([row["knob"] == "holes" for row in rows])
+    assert {row["status"] for row in rows if row["knob"] == "holes"} == {"bad_depth"}
+    assert not vectors["rgb"][lost].any()
+
+
+def test_what_goes_to_the_workers_can_be_sent(networks):
+    plan = Plan(tuple(networks), AlignSettings(), LEVELS, 0, "cpu")
+    assert pickle.loads(pickle.dumps((plan, PEOPLE))) == (plan, PEOPLE)
+
+
+def test_new_people_are_nobody_of_the_run():
+    with pytest.raises(UserError, match="person 5001 of seed 3 is in the run's data"):
+        new_people(3, 1, 1, seed=3, known=[str(identity_seed(3, 5001))])
+    person = new_people(1, 2, 3, seed=3)[0]
+    assert [source.pair_id for source in person.enrolment] == ["p5000/s1_000", "p5000/s1_001"]
+    assert [source.pair_id for source in person.probes] == ["p5000/s2_000", "p5000/s2_001", "p5000/s2_002"]
+    assert person.probes[0].pair().subject_id == "p5000"
+
+
+def test_the_people_of_a_run_keep_their_gallery_and_their_probes():
+    def table(*rows):
+        return pd.DataFrame(rows, columns=["pair_id", "cls_name", "group"], dtype=str)
+
+    gallery = table(["bo/0", "bo", "test"], ["ada/0", "ada", "test"], ["di/0", "di", "dev"])
+    probe = table(["bo/1", "bo", "test"], ["bo/2", "bo", "test"], ["di/1", "di", "dev"])
+    empty = pd.DataFrame()
+    division = Splits(empty, empty, empty, empty, gallery, probe, empty, empty)
+    files = [PairFiles(name, name.partition("/")[0], None, None) for name in (*gallery["pair_id"], *probe["pair_id"])]
+    people = stress_test.people_of_run(division, files, DepthConvention("mm", "farther"))
+    found = [(p.subject_id, [s.pair_id for s in p.enrolment], [s.pair_id for s in p.probes]) for p in people]
+    assert found == [("ada", ["ada/0"], []), ("bo", ["bo/0"], ["bo/1", "bo/2"])]
+    assert isinstance(people[1].probes[0], Recorded)
+
+
+def test_levels_are_spread_and_hold_the_worst():
+    assert levels_of(["yaw", "glasses"], 4) == {"yaw": [15, 30, 45, 60], "glasses": [1]}
+    assert levels_of(["yaw"], 2) == {"yaw": [15, 60]}
+    assert levels_of(["yaw"], 1) == {"yaw": [60]}
+    assert levels_of(["jpeg"], 3)["jpeg"][-1] == 5
+    for knobs, count, kinds in ([["yawn"], 1, ("scene",)], [["yaw"], 0, ("scene",)], [["yaw"], 1, ("pair",)]):
+        with pytest.raises(UserError):
+            levels_of(knobs, count, kinds)
+
+
+def test_networks_that_need_different_crops_are_refused(networks, tmp_path):
+    other = untrained(tmp_path, "rgb", AlignSettings(image_size=96))
+    with pytest.raises(UserError, match="different settings"):
+        stress(PEOPLE, [networks[1], other], LEVELS, workers=1)
+    with pytest.raises(UserError, match="nobody to test"):
+        stress([], networks, LEVELS, workers=1)
+
+
+def test_a_drawn_pair_is_canonical():
+    pair = Drawn(0, 5000, 1000).pair()
+    assert pair.depth.dtype == np.float32
+    assert (pair.depth == 0).any()
+    assert pair.depth.max() > 500
