@@ -22,10 +22,19 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
     ],
     "evaluate": [
         *["embeddings", "embed", "scores", "metrics.checks", "metrics.curves", "metrics.thresholds"],
-        *["metrics.identification", "metrics.failures", "intervals", "protocol", "enrolment"],
+        *[
+            "metrics.identification",
+            "metrics.failures",
+            "metrics.calibration",
+            "metrics.normalisation",
+            "metrics.discard",
+            "intervals",
+            "protocol",
+            "enrolment",
+        ],
         *["trained", "words", "compare", "rating", "score_files", "embedding_files", "evaluation"],
         *["degradations", "conditions", "stress", "stress_rates"],
-        *["pictures", "figures", "figures_identification", "figures_stress"],
+        *["pictures", "figures", "figures_identification", "figures_calibration", "figures_stress"],
     ],
     "serve": ["gallery", "identify"],
 }

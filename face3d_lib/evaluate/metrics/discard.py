@@ -1,0 +1,111 @@
+"""Error versus discard: what rejecting pictures of low quality is worth. Pure numpy.
+
+The threshold is fixed on all comparisons. Comparisons are then discarded from the lowest quality upwards, and the false
+non-match rate (FNMR) of those that are left falls if the quality foresees errors (Grother and Tabassi 2007, "Performance
+of biometric quality measures"; ISO/IEC 29794-1). The quality of a comparison is the lower of its two pictures'.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..scores import Trials
+from . import curves
+from .thresholds import tar_at_far
+
+
+@dataclass(frozen=True)
+class DiscardCurve:
+    """FNMR of the comparisons that are left, at every quality at which something more is discarded."""
+
+    share: np.ndarray  # (K,) ascending from 0, share of the genuine comparisons that are discarded
+    fnmr: np.ndarray  # (K,) of the others; all NaN where no threshold can be set
+    cut: np.ndarray  # (K,) quality that a comparison needs, -inf first
+    threshold: float
+    n_genuine: int
+    n_unknown: int  # genuine comparisons whose quality is NaN; they are discarded first
+    reason: str = ""
+
+    def at(self, share: float) -> tuple[float, float]:
+        """(FNMR, cut) when at most this share of the genuine comparisons is discarded: ties go together or stay."""
+        last = np.searchsorted(self.share, share + 1e-12, side="right") - 1
+        return float(self.fnmr[last]), float(self.cut[last])
+
+    def area(self, up_to: float = 0.2) -> float:
+        """The mean FNMR while the share rises from 0 to `up_to`: the partial area under the steps over `up_to`."""
+        edges = np.append(np.minimum(self.share, up_to), up_to)
+        return float(self.fnmr @ np.diff(edges) / up_to)
+
+
+@dataclass(frozen=True)
+class RandomOrder:
+    """The curve of qualities that are drawn at random, many times: mean, and the range of the middle 95 %."""
+
+    share: np.ndarray  # (S,)
+    fnmr: np.ndarray  # (3, S) low, mean, high
+    area: tuple[float, float, float]  # low, mean, high of the partial area
+
+
+def comparison_quality(trials: Trials, quality: np.ndarray) -> np.ndarray:
+    """(T,) the lower quality of both sides; `quality` (E,) of each picture, higher = better. -inf where one is NaN."""
+    quality = np.asarray(quality, np.float64)
+    if quality.shape != trials.pair_ids.shape:
+        raise ValueError(f"{quality.shape} qualities for {len(trials.pair_ids)} pictures")
+    lower = np.minimum(quality[trials.a], quality[trials.b])  # NaN wins
+    return np.where(np.isnan(lower), -np.inf, lower)
+
+
+def discard_curve(trials: Trials, quality: np.ndarray, far: float = 0.01) -> DiscardCurve:
+    """FNMR at the threshold where all impostors of `trials` have at most the FMR `far`, by share discarded: exact.
+
+    quality: (E,) of each picture, higher = better; NaN, not known, is lower than all others. NaN with the reason where
+    there is no such threshold or no genuine comparison.
+    """
+    point = tar_at_far(trials.genuine, trials.impostor, far)
+    lower = comparison_quality(trials, quality)[trials.same]
+    order = np.argsort(lower, kind="stable")
+    lower, rejected = lower[order], trials.genuine[order] < point.threshold
+    n_unknown = int(np.isneginf(lower).sum())
+    first = np.append(0, 1 + np.flatnonzero(lower[1:] > lower[:-1]))  # where a new quality begins
+    cut = np.concatenate([[-np.inf], lower[first[1:]]])
+    left = len(lower) - first
+    fnmr = np.full(len(first), np.nan)
+    if len(lower) and not np.isnan(point.threshold):
+        fnmr = (rejected.sum() - np.append(0, np.cumsum(rejected))[first]) / left
+    share = first / max(1, len(lower))
+    return DiscardCurve(share, fnmr, cut, point.threshold, len(lower), n_unknown, point.reason)
+
+
+def eer_of_the_rest(trials: Trials, quality: np.ndarray, shares: Sequence[float]) -> np.ndarray:
+    """(S,) the EER when at most each of the `shares` of the genuine comparisons is discarded, as in `discard_curve`.
+
+    Impostor comparisons of a quality below the same cut are discarded too; the threshold is that of the rest.
+    """
+    lower = comparison_quality(trials, quality)
+    curve = discard_curve(trials, quality)
+    kept = (lower >= curve.at(share)[1] for share in shares)
+    return np.array(
+        [curves.eer(trials.score[rows & trials.same], trials.score[rows & ~trials.same])[0] for rows in kept]
+    )
+
+
+def random_order(
+    trials: Trials, shares: Sequence[float], far: float = 0.01, draws: int = 200, seed: int = 0, up_to: float = 0.2
+) -> RandomOrder:
+    """What a quality without any meaning gives: each picture gets a random one, `draws` times.
+
+    A curve inside the range of the middle 95 % is worth no more than chance. The range holds for the errors of these
+    people, and says nothing of other people.
+    """
+    rng = np.random.default_rng(seed)
+    found = [discard_curve(trials, rng.permutation(len(trials.pair_ids)), far) for _ in range(draws)]
+    rates = np.array([[curve.at(share)[0] for share in shares] for curve in found])
+    areas = np.array([curve.area(up_to) for curve in found])
+    range_of = [np.percentile(values, [2.5, 97.5], axis=0) for values in (rates, areas)]
+    low, high = range_of[1].tolist()
+    return RandomOrder(
+        np.asarray(shares, float),
+        np.array([range_of[0][0], rates.mean(axis=0), range_of[0][1]]),
+        (low, float(areas.mean()), high),
+    )
