@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_trials import at_threshold, eer_of, make_trials, part_of
+from toy_trials import eer_of, make_trials, part_of
 
 from face3d_lib.evaluate import intervals
 from face3d_lib.evaluate.metrics import curves, thresholds
@@ -29,7 +29,7 @@ def test_bootstrap_repeats_itself_and_surrounds_the_value():
 def test_people_who_differ_make_the_interval_wider_than_pairs_would():
     """Where people differ, drawing trials instead of people pretends to know several times too much."""
     trials = make_trials(n_subjects=25, per_subject=4, person=0.4)
-    interval = intervals.subject_bootstrap(trials, lambda roc: at_threshold(roc, 0.5)[0], 300)
+    interval = intervals.subject_bootstrap(trials, lambda roc: roc.at(0.5)[0], 300)
     assert interval.value == pytest.approx((trials.impostor >= 0.5).mean())
     naive = 2 * 1.96 * np.sqrt(interval.value * (1 - interval.value) / len(trials.impostor))
     assert interval.high - interval.low > 3 * naive
@@ -39,10 +39,10 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
     """FAR and FRR at .5 over 100 sets of 30 new people who differ; the truth from 400 people."""
 
     def frr_at_half(roc):
-        return 1 - at_threshold(roc, 0.5)[1]
+        return 1 - roc.at(0.5)[1]
 
     many = make_trials(400, 3, seed=99, person=0.3)
-    far, tar = at_threshold(curves.roc(many.genuine, many.impostor), 0.5)
+    far, tar = curves.roc(many.genuine, many.impostor).at(0.5)
     assert far > 0.1
     covered = 0
     for seed in range(100):

@@ -30,12 +30,6 @@ def random_scores(seed, n_genuine=40, n_impostor=300, decimals=None):
     return (genuine, impostor) if decimals is None else (genuine.round(decimals), impostor.round(decimals))
 
 
-def at_threshold(roc, threshold):
-    """FAR and TAR that a curve shows at a threshold."""
-    place = np.searchsorted(-roc.threshold, -threshold, side="right") - 1
-    return roc.far[place], roc.tar[place]
-
-
 def eer_of(roc):
     return roc.eer()[0]
 
