@@ -15,6 +15,7 @@ session is not known belongs to no session.
 """
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
@@ -257,13 +258,19 @@ def check_splits(splits: Splits, n_rows: int | None = None) -> None:
     }
     for wall, (left, right) in walls.items():
         if left & right:
-            raise UserError(f"{sorted(left & right)[0]} is among the people {wall}: run the split again")
+            raise UserError(f"{first_names(left & right)}: among the people {wall}: run the split again")
     if missing := set(splits.probe["cls_name"]) - enrolled:
-        raise UserError(f"{sorted(missing)[0]} is probed but not enrolled: run the split again")
+        raise UserError(f"{first_names(missing)}: probed but not enrolled: run the split again")
     if missing := (set(splits.eval["cls_name"]) | set(splits.test["cls_name"])) - set(splits.train["cls_name"]):
-        raise UserError(f"{sorted(missing)[0]} is tested in the closed set but not trained: run the split again")
+        raise UserError(f"{first_names(missing)}: tested in the closed set but not trained: run the split again")
     if n_rows is not None and len(kept) + len(splits.dirty) != n_rows:
         raise AssertionError(f"{len(kept)} + {len(splits.dirty)} rows for {n_rows} inputs")
+
+
+def first_names(names: Iterable[str]) -> str:
+    """The first five of `names` in order, each once, and how many more there are."""
+    ordered = sorted({str(name) for name in names})
+    return ", ".join(ordered[:5]) + (f" and {len(ordered) - 5} more" if len(ordered) > 5 else "")
 
 
 def failures_to_acquire(dirty: pd.DataFrame, role: str) -> int:
