@@ -36,7 +36,7 @@ def plot_gallery_sizes(ax: Axes, table: pd.DataFrame, measure: str, label: str, 
     ax.errorbar(rows["size"], rows["mean"], error, **_look(label, number, measured=len(rows) > 0))
     ax.set(ylim=(0, 1.02), xlabel="people in the gallery", ylabel="rate: mean and sd of random galleries")
     ax.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
-    ax.legend(loc="lower left")
+    ax.legend(loc="best")
     return ax
 
 
