@@ -12,7 +12,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,12 +85,14 @@ def fit(
     augmentation: Augmentation | None = Augmentation(),  # noqa: B008
     device: str | None = None,
     progress: bool = True,
+    on_epoch: Callable[[pd.DataFrame], None] | None = None,
 ) -> pd.DataFrame:
     """Train `embedder` and `loss` in place; both end with the weights of the best epoch.
 
     train, evaluation: (rows of the pack (n,), labels (n,) int64 from 0 to C-1). The best epoch has the highest
     closed-set accuracy on `evaluation`; of equally good epochs the last one counts. Without evaluation rows the best
-    epoch is the last one. device: "cpu", "cuda", or None for the GPU where there is one.
+    epoch is the last one. device: "cpu", "cuda", or None for the GPU where there is one. on_epoch: called by the main
+    process after each epoch, with the rows so far; it cannot change the training.
 
     Returns a row per epoch: epoch, loss, train_accuracy (NaN for a loss without `get_logits`), eval_accuracy (NaN
     without evaluation rows), lr, images_per_second, data_share (share of the time spent waiting for data), seconds,
@@ -122,6 +124,8 @@ def fit(
             if not _train_epoch(training, bar, stop):
                 break
             _close_epoch(training, board)
+            if on_epoch and main:
+                on_epoch(pd.DataFrame(state.history))
     accelerator.wait_for_everyone()
     if state.epoch == settings.epochs:
         objective.load_state_dict(read_checkpoint(training.folder / "best.pt"))

@@ -126,6 +126,33 @@ def test_it_learns_people_and_records_it(tmp_path, modality):
     assert not list(tmp_path.glob(".new-*"))
 
 
+def test_who_watches_each_epoch_changes_nothing(tmp_path):
+    pack, subject = toy_pack()
+    train, evaluation = halves(subject)
+    settings, seen = dataclasses.replace(SETTINGS, epochs=2), []
+
+    def watch(history):
+        seen.append(history.copy())
+        np.random.random(), torch.rand(1)  # noqa: NPY002
+        history.loc[:, "eval_accuracy"] = 9.0
+
+    def run(folder, on_epoch):
+        network, loss = build()
+        found = fit(
+            network, loss, pack, train, evaluation, tmp_path / folder, settings, device="cpu", on_epoch=on_epoch
+        )
+        return weights(network, loss), found
+
+    alone, history = run("alone", None)
+    watched, again = run("watched", watch)
+    assert_equal(alone, watched)
+    assert [len(rows) for rows in seen] == [1, 2]
+    pd.testing.assert_frame_equal(
+        seen[-1][["epoch", "loss", "eval_accuracy"]], history[["epoch", "loss", "eval_accuracy"]]
+    )
+    assert again["eval_accuracy"].max() <= 1
+
+
 def test_shuffled_labels_leave_it_at_chance(tmp_path):
     pack, subject = toy_pack()
     train, evaluation = halves(subject)
