@@ -2,13 +2,15 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 TEST_ENV := FACE3D_RUNS=runs/.test
+RUN ?= default
+EXPLORE := $(basename $(notdir $(wildcard notebooks/49_*.ipynb)))
 PLAN := $(BIN)/python -m face3d_lib.runs.plan
 NBVAL := $(BIN)/pytest -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
 	--nbval-sanitize-with tests/nbval_sanitize.cfg
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(NBVAL) -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: figures help env demo test test-unit test-notebooks test-full lab lint format notebooks results bench gpu-kit bench-gpu lock clean
+.PHONY: figures help env demo test test-unit test-notebooks test-full lab explore lint format notebooks results bench gpu-kit bench-gpu lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -44,6 +46,10 @@ test-full: env ## the unit tests with the full counts of kills and resumptions (
 
 lab: env ## JupyterLab on the project; outputs are kept in runs/, and notebooks/ stays clean
 	JUPYTER_CONFIG_PATH="$(CURDIR)" $(BIN)/jupyter lab
+
+explore: env ## a page in the browser: move the threshold of run default and see what it gets wrong (make explore RUN=demo)
+	@$(BIN)/face3d run $(EXPLORE) $(RUN)
+	$(BIN)/voila "$${FACE3D_RUNS:-runs}/$(RUN)/$(EXPLORE)/$(EXPLORE).ipynb"
 
 lint: env ## ruff on library, tests and notebooks; mypy on the library
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

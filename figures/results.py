@@ -75,6 +75,8 @@ CAPTIONS = {  # number of the notebook and name of the figure: what the picture 
     "45 surfaces": "Surface normals of synthetic training people, and of test people before another sensor.",
     "45 training": "Angles to the right and to the nearest wrong class by epoch, for each modality.",
     "45 rank1": "Leave-one-out rank-1 on the other sensor, with and without whitening and a turn of the head.",
+    "49 threshold": "Scores and ROC of the first network, and the threshold that was chosen for it on dev people.",
+    "49 worst": "Two people taken for one with the highest scores, and one person taken for two with the lowest.",
     "50 matches": "Probes beside their best match in the gallery, with score and threshold.",
 }
 

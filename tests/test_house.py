@@ -37,6 +37,7 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
         *["trained", "words", "compare", "rating", "score_files", "embedding_files", "evaluation"],
         *["degradations", "conditions", "stress", "stress_rates"],
         *["pictures", "figures", "figures_identification", "figures_calibration", "figures_stress"],
+        *["live", "explore", "widgets"],
     ],
     "serve": ["gallery", "identify"],
 }

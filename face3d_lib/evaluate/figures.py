@@ -73,11 +73,7 @@ def plot_score_histogram(
     import seaborn as sns  # takes a second to import, and only some plots need it
 
     parts = [(kinds[0], np.asarray(genuine, float), BLUE), (kinds[1], np.asarray(impostor, float), RED)]
-    every = np.concatenate([scores for _, scores, _ in parts])
-    low, high = (every.min(), every.max()) if len(every) else (0.0, 1.0)
-    fewest = min((len(scores) for _, scores, _ in parts if len(scores)), default=0)
-    bins = np.linspace(low, max(high, low + 0.01), int(np.clip(3 * fewest**0.5, 10, 60)) + 1)
-    how = {"bins": bins, "stat": "density", "element": "step", "alpha": 0.3, "linewidth": 1.5}
+    how = {"bins": score_bins(genuine, impostor), "stat": "density", "element": "step", "alpha": 0.3, "linewidth": 1.5}
     for kind, scores, colour in parts:
         label = f"{kind}, {len(scores):,} scores"
         if len(scores):
@@ -91,6 +87,15 @@ def plot_score_histogram(
         ax.annotate(f"threshold {threshold:.3f}", ha="center", va="bottom", fontsize=10, **where)
     ax.legend(loc="upper left")
     return ax
+
+
+def score_bins(genuine: np.ndarray, impostor: np.ndarray) -> np.ndarray:
+    """The edges of common bins for two kinds of scores, 10 to 60 bins: the more, the more scores the rarer kind has."""
+    parts = [np.asarray(scores, float) for scores in (genuine, impostor)]
+    every = np.concatenate(parts)
+    low, high = (every.min(), every.max()) if len(every) else (0.0, 1.0)
+    fewest = min((len(scores) for scores in parts if len(scores)), default=0)
+    return np.linspace(low, max(high, low + 0.01), int(np.clip(3 * fewest**0.5, 10, 60)) + 1)
 
 
 def plot_failure_rates(ax: Axes, table: pd.DataFrame, what: str = "faces not found") -> Axes:

@@ -31,6 +31,11 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, GREY = (
     "#8A8A8A",
 )
 HOLE = "#9A9A9A"
+SURFACE_SCENE: dict[str, Any] = {  # a surface without axes, seen from the front and a little from the side
+    **{axis: {"visible": False} for axis in ("xaxis", "yaxis", "zaxis")},
+    "aspectmode": "data",
+    "camera": {"eye": {"x": 0.35, "y": -0.25, "z": 1.5}, "up": {"x": 0, "y": 1, "z": 0}},
+}
 MAX_PNG_BYTES = 300_000  # so that a clone stays small
 matplotlib.rcdefaults()  # not the style of the user's matplotlibrc: the same figure looks the same everywhere
 plt.rcParams.update(
@@ -61,7 +66,15 @@ def show_rgb(ax: Axes, rgb: np.ndarray, title: str = "") -> Axes:
 
 
 def show_depth(ax: Axes, depth: np.ndarray, title: str = "") -> Axes:
-    """Canonical depth (H, W): near is bright, no reading grey; the range is that of the picture's middle."""
+    """Canonical depth (H, W) in the colours of `depth_picture`."""
+    return _picture(ax, title, depth_picture(depth))
+
+
+def depth_picture(depth: np.ndarray) -> np.ndarray:
+    """Canonical depth (H, W) as colours (H, W, 3) uint8: near is bright, no reading grey.
+
+    The range of the colours is that of the readings in the picture's middle.
+    """
     depth = np.asarray(depth, float)
     height, width = depth.shape
     centre = depth[height // 4 : height - height // 4, width // 4 : width - width // 4]
@@ -69,15 +82,25 @@ def show_depth(ax: Axes, depth: np.ndarray, title: str = "") -> Axes:
     near, middle = np.percentile(readings, [2, 50]) if len(readings) else (0, 1)
     reach = max(middle - near, 1e-6)  # nose tip to cheeks; the background may be metres farther
     cmap = plt.get_cmap("viridis_r").with_extremes(bad=HOLE)
-    limits = {"vmin": near - 0.2 * reach, "vmax": middle + 2 * reach}
-    return _picture(ax, title, np.ma.masked_where(depth <= 0, depth), cmap=cmap, **limits)
+    shown = (np.ma.masked_where(depth <= 0, depth) - (near - 0.2 * reach)) / (middle - near + 2.2 * reach)
+    return cmap(shown, bytes=True)[..., :3]
 
 
 def show_normals(ax: Axes, encoded: np.ndarray, title: str = "") -> Axes:
     """Normals of encodings.encode_normals_depth (>= 2, H, W): x right, y up, z forward as red, green, blue."""
+    return _picture(ax, title, normals_picture(encoded))
+
+
+def normals_picture(encoded: np.ndarray) -> np.ndarray:
+    """The normals of `show_normals` as colours, (H, W, 3) uint8."""
     x, y = np.asarray(encoded, float)[:2]
     z = np.sqrt(np.clip(1 - x * x - y * y, 0, 1))
-    return _picture(ax, title, np.clip((np.stack([x, -y, z], -1) + 1) / 2, 0, 1))
+    return np.rint(np.clip((np.stack([x, -y, z], -1) + 1) / 2, 0, 1) * 255).astype(np.uint8)
+
+
+def relative_picture(relative: np.ndarray) -> np.ndarray:
+    """Relative depth of encodings.encode_depth (H, W) as colours (H, W, 3) uint8; near is bright."""
+    return plt.get_cmap("viridis")(np.clip((np.asarray(relative, float) + 1) / 2, 0, 1), bytes=True)[..., :3]
 
 
 def plot_pairs_grid(
@@ -161,13 +184,11 @@ def depth_surface(rgb: np.ndarray, depth: np.ndarray, depth_per_px: float = 1.0,
             hoverinfo="skip",
         )
     )
-    hidden = {"visible": False}
-    camera = {"eye": {"x": 0.35, "y": -0.25, "z": 1.5}, "up": {"x": 0, "y": 1, "z": 0}}
     figure.update_layout(
         template=None,
         margin={"l": 0, "r": 0, "t": 0, "b": 0},
         height=420,
-        scene={"xaxis": hidden, "yaxis": hidden, "zaxis": hidden, "aspectmode": "data", "camera": camera},
+        scene=SURFACE_SCENE,
     )
     return figure
 

@@ -62,8 +62,9 @@ PLAN = [
     Stage("39_compare_losses", ("20_split_subjects", *TRAINED)),
     Stage("40_evaluate_verification", (*DIVIDED_AND_PACKED, *TRAINED), demo={}),
     Stage("41_evaluate_identification", ("20_split_subjects", "40_evaluate_verification"), demo={}),
-    Stage("42_view_embeddings", ("20_split_subjects", "40_evaluate_verification"), demo={}),
+    Stage("42_view_embeddings", (*DIVIDED_AND_PACKED, "40_evaluate_verification"), demo={}),
     Stage("43_compare_modalities", (*DIVIDED_AND_PACKED, *TRAINED), demo={}),
+    Stage("49_explore_scores", (*DIVIDED_AND_PACKED, "40_evaluate_verification"), demo={}),
     Stage(
         "50_predict_identity",
         ("00_look_at_pairs", *DIVIDED_AND_PACKED, *TRAINED),

@@ -24,7 +24,10 @@ from .parameters import find_notebook, is_folder, parameter_model, parameters_fo
 
 EXIT_CODES = {"done": 0, "failed": 1, "incomplete": 2, "preempted": 75, "kernel_died": 138}
 PACKAGES = ["torch", "torchvision", "facenet-pytorch", "timm", "numpy", "pandas", "scikit-learn", "ipykernel"]
-DRAWING = {"face3d_lib/evaluate/figures.py", "face3d_lib/evaluate/pictures.py"}  # files that no result depends on
+DRAWING = {  # files that no result depends on
+    *("face3d_lib/evaluate/figures.py", "face3d_lib/evaluate/pictures.py"),
+    *("face3d_lib/evaluate/live.py", "face3d_lib/evaluate/widgets.py"),
+}
 
 
 def read_record(folder: Path | None) -> dict:

@@ -1,0 +1,334 @@
+"""Widgets for a run's scores and pictures, in JupyterLab and as a page of their own under Voila.
+
+What a widget says is computed by `explore`; here it is only shown. A move changes the numbers of curves that are there
+already, and every picture is encoded once, so that a slider can be dragged.
+"""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import ipywidgets
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from PIL import Image
+from plotly.subplots import make_subplots
+
+from ..data.pack import Pack
+from ..train.encodings import ENCODINGS
+from . import explore, pictures
+from .explore import System
+from .figures import COLOURS, score_bins
+from .pictures import BLUE, RED
+
+DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot")
+SYMBOLS = ("circle", "square", "diamond", "triangle-down", "triangle-up", "star", "pentagon", "x", "cross")
+VIEWS = ("colour", "depth", "normals", "relative depth")
+EXAMPLES = 5  # comparisons of each kind below the slider: a row at the width of a page
+WIDE = {"width": "100%"}
+LOOK = {
+    "template": "plotly_white",
+    "font": {"size": 13, "color": "#222222"},
+    "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+    "margin": {"l": 55, "r": 10, "t": 40, "b": 50},
+    "hovermode": "closest",
+}
+
+
+class Thumbnails:
+    """The pictures of a pack's pairs as `<img>` elements; each is encoded once."""
+
+    def __init__(self, packed: Pack):
+        self.packed = packed
+        self.of = lru_cache(maxsize=4096)(self._colour_and_depth)  # about 10 kB each
+
+    def _colour_and_depth(self, pair_id: str) -> str:
+        """Colour above depth."""
+        batch = self.packed.batch(self.packed.rows([pair_id]))
+        rgb, depth = batch.rgb[0].permute(1, 2, 0).numpy(), batch.depth[0, 0].numpy()
+        return image(np.vstack([rgb, pictures.depth_picture(depth)]), 80, pair_id)
+
+
+def image(pixels: np.ndarray, width: int, description: str) -> str:
+    """(H, W, 3) uint8 as an `<img>` element that holds the picture itself, `width` px wide on the page."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=88)
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<img src="data:image/jpeg;base64,{data}" width="{width}" alt="{html.escape(description)}">'
+
+
+class ThresholdBoard(ipywidgets.VBox):
+    """A slider of the threshold that moves FAR, FRR, the point on the ROC and the example comparisons along.
+
+    A new threshold is `board.slider.value`, another system `board.system.value`, its number. `board.rates` holds the
+    rates in words, `board.accepts` and `board.rejects` hold the examples.
+    """
+
+    def __init__(self, systems: Sequence[System], thumbnails: Thumbnails):
+        self.systems, self.thumbnails = systems, thumbnails
+        self.histograms = [_histogram(system) for system in systems]
+        self.system = _choice(systems)
+        orders = [("errors nearest to the threshold", False), ("worst errors", True)]
+        self.order = ipywidgets.ToggleButtons(
+            options=orders, style={"button_width": "auto"}, layout={"width": "auto", "margin": "0 0 0 30px"}
+        )
+        self.slider = ipywidgets.FloatSlider(description="threshold", readout_format=".3f", layout={"width": "98%"})
+        self.rates, self.accepts, self.rejects = (ipywidgets.HTML(layout=WIDE) for _ in range(3))
+        self.floor = min(0.5 / max(2, system.roc.n_impostor) for system in systems)  # where the axis of FAR begins
+        self.figure: go.Figure = self._figure()
+        self._take_system()
+        self._move()
+        self.figure = go.FigureWidget(self.figure)  # only now: changes between its making and its showing get lost
+        self.system.observe(lambda _: self._take_system(), "value")
+        for control in (self.slider, self.order):
+            control.observe(lambda _: self._move(), "value")
+        controls = ipywidgets.HBox([self.system, self.order], layout={"flex_flow": "row wrap"})
+        super().__init__([controls, self.slider, self.rates, self.figure, self.accepts, self.rejects])
+
+    def _figure(self) -> go.Figure:
+        """Traces: both histograms, the threshold in them, the point on the ROC, and the ROC of every system."""
+        figure = make_subplots(1, 2, column_widths=[0.55, 0.45], horizontal_spacing=0.1)
+        figure.add_traces(_histogram_traces("this threshold"), 1, 1)
+        marker = {"size": 13, "color": "black", "symbol": "circle-open", "line": {"width": 3}}
+        figure.add_trace(go.Scatter(mode="markers", marker=marker, showlegend=False), 1, 2)
+        for number, system in enumerate(self.systems):
+            far, tar = explore.thinned(system.roc)
+            line = {"color": COLOURS[number % len(COLOURS)], "dash": DASHES[number % len(DASHES)], "shape": "hv"}
+            x, y = np.maximum(far, self.floor).tolist(), tar.tolist()
+            figure.add_trace(go.Scatter(x=x, y=y, line=line, name=system.label, mode="lines"), 1, 2)
+        far_axis = {"type": "log", "range": [np.log10(self.floor), 0], "dtick": 1, "exponentformat": "power"}
+        figure.update_xaxes(title=_title("false accept rate (FAR)"), col=2, **far_axis)
+        figure.update_yaxes(title=_title("true accept rate (1 - FRR)"), col=2, range=[0, 1.02])
+        _name_histogram(figure)
+        figure.update_layout(LOOK, height=370)
+        return figure
+
+    def _take_system(self) -> None:
+        """Show another system at the threshold that was chosen for it."""
+        system, before = self.systems[self.system.value], self.slider.value
+        low, high = system.span
+        with self.slider.hold_trait_notifications():
+            self.slider.min, self.slider.max = min(low, self.slider.min), high
+            self.slider.min, self.slider.step, self.slider.value = low, (high - low) / 1000, system.start
+        if self.slider.value == before:  # no change of the slider that would draw it
+            self._move()
+
+    def _move(self) -> None:
+        """Show what the threshold of the slider does.
+
+        Everything is set anew, because a page that is loaded again is sent the last message only.
+        """
+        number, threshold = self.system.value, self.slider.value
+        system = self.systems[number]
+        point = system.rates(threshold)
+        far, frr = explore.far_and_frr(point)
+        self.rates.value = _rates_html(point, threshold, system)
+        with self.figure.batch_update():
+            _draw_histogram(self.figure, self.histograms[number], threshold)
+            self.figure.data[3].update(x=[max(far, self.floor)], y=[1 - frr])
+            for other, curve in enumerate(self.figure.data[4:]):
+                curve.line.width = 4 if other == number else 1.5
+        worst = self.order.value
+        accepts = system.false_accepts(threshold, EXAMPLES, worst)
+        rejects = system.false_rejects(threshold, EXAMPLES, worst)
+        self.accepts.value = self._examples("False accepts: two people taken for one", accepts, point.false_accepts)
+        self.rejects.value = self._examples("False rejects: one person taken for two", rejects, point.false_rejects)
+
+    def _examples(self, title: str, rows: np.ndarray, count: int) -> str:
+        trials = self.systems[self.system.value].trials
+        cells = [
+            self._example(trials.pair_ids[trials.a[row]], trials.pair_ids[trials.b[row]], trials.score[row])
+            for row in rows
+        ]
+        shown = f"{len(cells)} of {count:,}" if count else "none at this threshold"
+        strip = f'<div style="display:flex;flex-wrap:wrap;gap:12px;min-height:40px">{"".join(cells)}</div>'
+        return f'<div style="line-height:1.3;margin-bottom:12px"><b>{title}</b>, {shown}{strip}</div>'
+
+    def _example(self, first: str, second: str, score: float) -> str:
+        both = "".join(self.thumbnails.of(pair_id) for pair_id in (first, second))
+        names = f"{_name(first)}<br>{_name(second)}<br>score {score:.3f}"
+        return f'<div style="width:164px"><div style="display:flex;gap:2px">{both}</div><small>{names}</small></div>'
+
+
+class PairPicker(ipywidgets.VBox):
+    """Any two pairs: what a network sees of them, their score, where it lies among all scores, and both surfaces.
+
+    `picker.people` and `picker.pairs` are the menus of the left and of the right pair. `picker.views` holds their
+    pictures and `picker.verdict` their score in words.
+    """
+
+    def __init__(self, systems: Sequence[System], packed: Pack):
+        self.systems, self.packed = systems, packed
+        self.histograms = [_histogram(system) for system in systems]
+        embedded = systems[0].parts[0][0]
+        self.pairs_of = pd.Series(embedded.pair_ids).groupby(embedded.subject_ids).agg(list).to_dict()
+        names = list(self.pairs_of)
+        self.system, self.verdict = _choice(systems), ipywidgets.HTML(layout=WIDE)
+        self.people = [
+            ipywidgets.Dropdown(options=names, value=who, description="person") for who in (names[0], names[-1])
+        ]
+        self.pairs = [
+            ipywidgets.Dropdown(options=self.pairs_of[who.value], description="picture") for who in self.people
+        ]
+        self.views = [ipywidgets.HTML(layout=WIDE) for _ in range(2)]
+        self.surface_of = lru_cache(maxsize=64)(self._surface)
+        self.figure: go.Figure = self._figure()
+        for side in range(2):
+            self._show_views(side)
+            self.people[side].observe(lambda _, side=side: self._take_person(side), "value")
+            self.pairs[side].observe(lambda _, side=side: self._take_pair(side), "value")
+        self._show_score()
+        self.figure = go.FigureWidget(self.figure)
+        self.system.observe(lambda _: self._show_score(), "value")
+        sides = [
+            ipywidgets.VBox([self.people[side], self.pairs[side], self.views[side]], layout={"width": "50%"})
+            for side in range(2)
+        ]
+        super().__init__([self.system, ipywidgets.HBox(sides), self.verdict, self.figure])
+
+    def _figure(self) -> go.Figure:
+        """Traces: both histograms, the score in them, and the two surfaces."""
+        kinds = [[{"type": "xy"}, {"type": "scene"}, {"type": "scene"}]]
+        figure = make_subplots(1, 3, specs=kinds, column_widths=[0.4, 0.3, 0.3], horizontal_spacing=0.02)
+        figure.add_traces(_histogram_traces("this score"), 1, 1)
+        for column in (2, 3):
+            figure.add_trace(go.Surface(showscale=False), 1, column)
+        figure.update_scenes(pictures.SURFACE_SCENE)
+        _name_histogram(figure)
+        figure.update_layout(LOOK, height=330)
+        return figure
+
+    def _surface(self, pair_id: str) -> dict[str, Any]:
+        """The trace of a pair's surface; holes become None, because JSON has no NaN."""
+        batch = self.packed.batch(self.packed.rows([pair_id]))
+        rgb, depth = batch.rgb[0].permute(1, 2, 0).numpy(), batch.depth[0, 0].numpy()
+        trace = pictures.depth_surface(rgb, depth, float(batch.depth_per_px[0]), cells=64).data[0].to_plotly_json()
+        height = np.round(trace["z"].astype(float), 2).tolist()
+        return {**trace, "z": [[None if value != value else value for value in row] for row in height]}
+
+    def _take_person(self, side: int) -> None:
+        self.pairs[side].options = self.pairs_of[self.people[side].value]  # `_take_pair` sees the change
+
+    def _take_pair(self, side: int) -> None:
+        self._show_views(side)
+        self._show_score()
+
+    def _show_views(self, side: int) -> None:
+        """Show the pictures of the pair that was chosen on this side."""
+        pair_id = self.pairs[side].value
+        batch = self.packed.batch(self.packed.rows([pair_id]))
+        rgb, depth = batch.rgb[0].permute(1, 2, 0).numpy(), batch.depth[0, 0].numpy()
+        encoded = ENCODINGS["normals_depth"].function(batch.depth, batch.depth_per_px)[0].numpy()
+        normals, relative = pictures.normals_picture(encoded), pictures.relative_picture(encoded[2])
+        cells = [
+            f'<div style="width:90px">{image(pixels, 90, f"{view} of {pair_id}")}<br><small>{view}</small></div>'
+            for view, pixels in zip(VIEWS, (rgb, pictures.depth_picture(depth), normals, relative), strict=True)
+        ]
+        note = "" if (depth > 0).any() else "<br>This pair has no depth reading."
+        row = f'<div style="display:flex;flex-wrap:wrap;gap:4px;line-height:1.3">{"".join(cells)}</div>'
+        self.views[side].value = row + note
+
+    def _show_score(self) -> None:
+        """Show the score of the two pairs, where it lies, and their surfaces."""
+        first, second = (pairs.value for pairs in self.pairs)
+        number = self.system.value
+        score = self.systems[number].score(first, second)
+        with self.figure.batch_update():
+            _draw_histogram(self.figure, self.histograms[number], score)
+            for trace, pair_id in zip(self.figure.data[3:], (first, second), strict=True):
+                trace.update(self.surface_of(pair_id))
+        if first == second:
+            said = "a picture compared with itself"
+        else:
+            said = "one person" if self.people[0].value == self.people[1].value else "two people"
+        place = explore.place_text(self.systems[number].rates(score))
+        self.verdict.value = f'<b>score <span class="face3d-score">{score:.3f}</span></b>, {said}: {place}.'
+
+
+def pointed_tsne(points: np.ndarray, table: pd.DataFrame, thumbnails: Thumbnails) -> ipywidgets.HBox:
+    """The points (N, 2) of `figures.tsne`; the one under the pointer shows its pair on the right.
+
+    table: a row for each point with pair_id, cls_name, session and condition.
+    """
+    figure = go.FigureWidget(layout={**LOOK, "height": 430, "margin": {"l": 10, "r": 10, "t": 40, "b": 10}})
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    seen = ipywidgets.HTML("Point at a picture.", layout={"width": "220px", "padding": "20px"})
+    rows = table.reset_index(drop=True)
+
+    def show(trace: Any, found: Any, _: Any) -> None:
+        for number in found.point_inds[:1]:
+            row = rows[rows["cls_name"] == trace.name].iloc[number]
+            picture = thumbnails.of(row["pair_id"]).replace('width="80"', 'width="160"')
+            words = [row["cls_name"], *(row[name] for name in ("session", "condition") if row[name]), row["pair_id"]]
+            seen.value = f"{picture}<br>{'<br>'.join(html.escape(str(word)) for word in words)}"
+
+    for number, (name, group) in enumerate(rows.groupby("cls_name")):
+        x, y = points[group.index].T
+        marker = {"size": 9, "color": COLOURS[number % len(COLOURS)], "symbol": SYMBOLS[number % len(SYMBOLS)]}
+        trace = go.Scatter(x=x, y=y, mode="markers", marker=marker, name=name, hoverinfo="name")
+        figure.add_trace(trace)
+        figure.data[-1].on_hover(show)
+        figure.data[-1].on_click(show)  # on a screen without a pointer
+    return ipywidgets.HBox([figure, seen])
+
+
+def _choice(systems: Sequence[System]) -> ipywidgets.Dropdown:
+    labels = [system.label for system in systems]
+    return ipywidgets.Dropdown(options=[(label, number) for number, label in enumerate(labels)], description="system")
+
+
+def _name(pair_id: str) -> str:
+    return html.escape(pictures.short(pair_id, 26))
+
+
+def _rates_html(point: Any, threshold: float, system: System) -> str:
+    far, frr = explore.counts_text(point)
+    dev = "" if np.isnan(system.chosen) else f"; {system.chosen:.3f} was chosen on dev people"
+    return (
+        f'<div style="font-size:15px;line-height:1.5"><b class="face3d-far">{far}</b><br><b class="face3d-frr">{frr}</b>'
+        f"<br><small>threshold {threshold:.3f}{dev}</small></div>"
+    )
+
+
+def _histogram(system: System) -> tuple[list[float], list[list[float]]]:
+    """The edges of common bins, and the densities of genuine and impostor scores in them, which end with a 0."""
+    kinds = (system.trials.genuine, system.trials.impostor)
+    edges = score_bins(*kinds)
+    none = np.zeros(len(edges) - 1)
+    found = [np.histogram(scores, edges, density=True)[0] if len(scores) else none for scores in kinds]
+    return edges.tolist(), [[*density.tolist(), 0.0] for density in found]
+
+
+def _histogram_traces(line: str) -> list[go.Scatter]:
+    """The traces that `_draw_histogram` fills: genuine and impostor scores, and a line across."""
+    how = {"fill": "tozeroy", "mode": "lines"}
+    step = {"shape": "hv", "width": 1.5}
+    across = {"color": "black", "dash": "dash", "width": 2}
+    return [
+        go.Scatter(name="genuine", line={"color": BLUE, **step}, **how),
+        go.Scatter(name="impostor", line={"color": RED, **step}, **how),
+        go.Scatter(name=line, mode="lines", line=across),
+    ]
+
+
+def _name_histogram(figure: go.Figure) -> None:
+    figure.layout.xaxis.title, figure.layout.yaxis.title = _title("score (cosine similarity)"), _title("density")
+
+
+def _draw_histogram(figure: go.Figure, histogram: tuple[list[float], list[list[float]]], place: float) -> None:
+    """Put a system's densities and a line at `place` into the first three traces and axes."""
+    edges, densities = histogram
+    for trace, density in zip(figure.data, densities, strict=False):
+        trace.update(x=edges, y=density)
+    top = 1.05 * max(map(max, densities)) or 1.0
+    figure.data[2].update(x=[place, place], y=[0, top])
+    figure.layout.xaxis.range, figure.layout.yaxis.range = [edges[0], edges[-1]], [0, top]
+
+
+def _title(text: str) -> dict[str, Any]:
+    return {"text": text, "standoff": 6}
