@@ -34,7 +34,7 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
             "enrolment",
             "trial_lists",
         ],
-        *["trained", "words", "compare", "rating", "score_files", "embedding_files", "evaluation"],
+        *["trained", "words", "compare", "rating", "score_files", "embedding_files", "evaluation", "other_systems"],
         *["degradations", "conditions", "stress", "stress_rates"],
         *["pictures", "figures", "figures_identification", "figures_calibration", "figures_stress"],
         *["live", "explore", "widgets"],

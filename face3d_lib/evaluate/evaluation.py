@@ -24,8 +24,7 @@ from .scores import FAILED, Trials, genuine_impostor
 
 FARS = (0.1, 0.01, 0.001, 0.0001)
 TABLE = (1 / 20, 1 / 100, 1 / 1000)  # the false match rates of the threshold table
-FINE = 200_000  # comparisons; from more of them, intervals are drawn on a grid of 6,000 thresholds
-MOST_DRAWN = 5e9  # comparisons times replicates; beyond it, fewer replicates are drawn
+MOST_DRAWN = 1e9  # comparisons times replicates, about a minute; beyond it, only 100 replicates are drawn or a few more
 NO_PEOPLE = "the file names no people, and a bootstrap over comparisons would be too narrow"
 NO_VECTORS = "leave-one-out rank-1 needs embeddings"
 
@@ -218,46 +217,25 @@ def _intervals(
     """The intervals of EER, AUC, d' and of TAR by FAR, by these names; `notes` gets what readers must know of them."""
 
     def rates(drawn: Roc) -> np.ndarray:
-        return np.concatenate([[drawn.eer()[0], _auc(drawn)], drawn.tar_at_far(np.array(fars))])
+        return np.concatenate([[drawn.eer()[0], drawn.auc()], drawn.tar_at_far(np.array(fars))])
 
     names: tuple[str | float, ...] = ("eer", "auc", *fars)
     values = rates(curve)
     if given.trials is None:
         reason = NO_PEOPLE if curve.measurable else _one_kind(curve)
         found = {name: _unmeasured(reason, value) for name, value in zip(names, values, strict=True)}
-        return found | {"d_prime": _unmeasured(reason, _d_prime(curve))}
+        return found | {"d_prime": _unmeasured(reason, curve.d_prime())}
     trials = given.trials
     if len(trials.score) * replicates > MOST_DRAWN:
         replicates = max(100, int(MOST_DRAWN / len(trials.score)))
         notes.append(f"intervals from {replicates} replicates, because there are {len(trials.score)} comparisons")
-    if len(trials.score) > FINE and curve.measurable:
-        trials = _on_grid(trials, curve, fars)
     rows = subject_bootstrap(trials, rates, replicates, seed)  # type: ignore[arg-type]  # several rates at once
-    ends = (np.broadcast_to(end, values.shape) for end in (rows.low, rows.high))
+    ends = (np.broadcast_to(end, values.shape).tolist() for end in (rows.low, rows.high))
     found = {
-        name: replace(rows, value=float(value), low=_least(low, value), high=-_least(-high, -value))
-        for name, value, low, high in zip(names, values, *ends, strict=True)
+        name: replace(rows, value=value, low=low, high=high)
+        for name, value, low, high in zip(names, values.tolist(), *ends, strict=True)
     }
-    d, exact = subject_bootstrap(trials, _d_prime, replicates, seed), _d_prime(curve)
-    moved = exact - d.value  # by the grid
-    return found | {"d_prime": replace(d, value=exact, low=d.low + moved, high=d.high + moved)}
-
-
-def _on_grid(trials: Trials, curve: Roc, fars: tuple[float, ...]) -> Trials:
-    """The trials with each score lowered to the next of 6,000 thresholds, dense at low FAR, and those of `fars`.
-
-    A curve of few thresholds is drawn again much faster, and at these thresholds its rates are the exact ones.
-    """
-    far = np.concatenate([np.geomspace(1 / curve.n_impostor, 1, 2000), np.linspace(0, 1, 2000), fars])
-    places = np.concatenate(
-        [
-            np.searchsorted(curve.far, far + 1e-12, side="right") - 1,
-            np.searchsorted(curve.tar, np.linspace(0, 1, 2000)),
-            [len(curve.far) - 1],
-        ]
-    )
-    edges = np.sort(curve.threshold[np.unique(places[places > 0])])
-    return replace(trials, score=edges[np.searchsorted(edges, trials.score, side="right") - 1])
+    return found | {"d_prime": subject_bootstrap(trials, Roc.d_prime, replicates, seed)}
 
 
 def _failures(fta: float, fnmr: dict[float, float], count: int | None = None, pictures: int | None = None) -> Failures:
@@ -276,11 +254,6 @@ def _unmeasured(reason: str, value: float = np.nan) -> Interval:
 
 def _one_kind(curve: Roc) -> str:
     return f"{curve.n_genuine} genuine and {curve.n_impostor} impostor comparisons; both are needed"
-
-
-def _least(end: float, value: float) -> float:
-    """The end of an interval that holds its value; NaN where there is no interval."""
-    return float(np.minimum(end, value))
 
 
 def _json(value: object) -> object:
@@ -304,22 +277,6 @@ def _shown(rate: Interval) -> str:
 
 def _share(value: float) -> str:
     return "-" if np.isnan(value) else f"{value:.4f}"
-
-
-def _auc(drawn: Roc) -> float:
-    return float(np.trapezoid(drawn.tar, drawn.far))
-
-
-def _d_prime(drawn: Roc) -> float:
-    if not drawn.measurable:
-        return np.nan
-    moments = []
-    for rate in (drawn.tar, drawn.far):
-        share, score = np.diff(rate), drawn.threshold[1:]
-        mean = share @ score
-        moments.append((mean, share @ (score - mean) ** 2))
-    (g, gv), (i, iv) = moments
-    return float((g - i) / np.sqrt((gv + iv) / 2)) if gv + iv else np.nan
 
 
 def _threshold_table(genuine: np.ndarray, impostor: np.ndarray) -> pd.DataFrame:

@@ -44,18 +44,20 @@ def oracle(embeddings):
 
 def test_rates_are_those_of_scikit_learn(faces, found):
     labels, scores = oracle(faces)
-    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
+    fpr, tpr, limits = roc_curve(labels, scores)
     assert (found.genuine, found.impostor, found.people) == (labels.sum(), (~labels).sum(), 12)
     assert found.auc.value == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
     np.testing.assert_allclose(found.roc.far, fpr, atol=1e-15)
     np.testing.assert_allclose(found.roc.tar, tpr, atol=1e-15)
+    np.testing.assert_allclose(found.roc.threshold, limits, atol=1e-15)
+    fpr, tpr, _ = roc_curve(labels, scores, drop_intermediate=False)
     gap = np.abs(fpr - (1 - tpr))
     assert found.eer.value == pytest.approx(((fpr + 1 - tpr) / 2)[gap.argmin()], abs=1e-12)
     for far in (0.1, 0.01, 0.001):
         assert found.tar[far].value == pytest.approx(tpr[fpr <= far + 1e-12].max(), abs=1e-12)
     genuine, impostor = scores[labels], scores[~labels]
     expected = (genuine.mean() - impostor.mean()) / np.sqrt((genuine.var() + impostor.var()) / 2)
-    assert found.d_prime.value == pytest.approx(expected, rel=1e-3)
+    assert found.d_prime.value == pytest.approx(expected, rel=1e-12)
 
 
 def test_every_rate_has_an_interval_that_holds_it(found):
@@ -138,21 +140,12 @@ def test_what_cannot_be_measured_is_nan_with_its_reason(faces):
     assert two.eer.reason
 
 
-def test_a_large_set_gets_the_same_intervals_from_the_grid(monkeypatch):
-    faces = people(20, 6, seed=3)
-    exact = evaluate_embeddings(faces, replicates=100)
-    monkeypatch.setattr(evaluation, "FINE", 0)
-    found = evaluate_embeddings(faces, replicates=100)
-    for one, other in ((exact.eer, found.eer), (exact.auc, found.auc), (exact.tar[0.01], found.tar[0.01])):
-        assert one.value == other.value
-        np.testing.assert_allclose([one.low, one.high], [other.low, other.high], atol=2e-3)
-    np.testing.assert_allclose(
-        [exact.d_prime.low, exact.d_prime.high], [found.d_prime.low, found.d_prime.high], atol=0.02
-    )
+def test_a_large_set_gets_fewer_replicates_and_says_so(monkeypatch, faces, found):
     monkeypatch.setattr(evaluation, "MOST_DRAWN", 0)
     few = evaluate_embeddings(faces, replicates=200)
+    assert few.eer.value == found.eer.value
     assert few.eer.n_replicates == 100
-    assert "100 replicates, because there are 7140 comparisons" in few.notes[0]
+    assert "100 replicates, because there are 1770 comparisons" in few.notes[0]
 
 
 def test_a_protocol_chooses_the_comparisons_and_its_folds(tmp_path, faces):
