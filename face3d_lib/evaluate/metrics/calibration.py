@@ -89,7 +89,7 @@ def cllr_of(curve: Roc) -> float:
     """
     if not curve.measurable:
         return np.nan
-    llr, genuine, impostor = curve.threshold[1:], np.diff(curve.tar), np.diff(curve.far)
+    llr, genuine, impostor = curve.at_every_score()
     return float((genuine @ np.logaddexp(0, -llr) + impostor @ np.logaddexp(0, llr)) / np.log(4))
 
 
@@ -100,7 +100,7 @@ def min_cllr_of(curve: Roc) -> float:
     """
     if not curve.measurable:
         return np.nan
-    genuine, impostor, posterior = _pooled(curve)
+    _, genuine, impostor, posterior = _pooled(curve)
     with np.errstate(divide="ignore"):
         bits = -np.log2([posterior, 1 - posterior])  # log2(1 + exp(-LLR)) is -log2 of the posterior
     return float((genuine[genuine > 0] @ bits[0][genuine > 0] + impostor[impostor > 0] @ bits[1][impostor > 0]) / 2)
@@ -112,9 +112,9 @@ def pav(curve: Roc) -> tuple[np.ndarray, np.ndarray]:
     Pool-adjacent-violators: the isotonic regression of the genuine share (Zadrozny and Elkan 2002; Brümmer and du
     Preez 2006, section 8). Where the points of calibrated LLRs leave the diagonal, they promise too much or too little.
     """
-    posterior = _pooled(curve)[2]
+    score, _, _, posterior = _pooled(curve)
     with np.errstate(divide="ignore"):
-        return curve.threshold[:0:-1], np.log(posterior) - np.log1p(-posterior)
+        return score, np.log(posterior) - np.log1p(-posterior)
 
 
 def bayes_threshold(prior: float) -> float:
@@ -146,14 +146,14 @@ def _logistic(genuine: np.ndarray, impostor: np.ndarray, prior: float, least: np
     return slope, float(best[1] - slope * centre)
 
 
-def _pooled(curve: Roc) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """By distinct score, ascending: genuine and impostor weights, each 1 in all, and the pooled share of the genuine."""
+def _pooled(curve: Roc) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Distinct scores, ascending, genuine and impostor weights, each 1 in all, and the pooled share of the genuine."""
     from sklearn.isotonic import isotonic_regression  # takes a second, and only these functions need it
 
-    genuine, impostor = np.diff(curve.tar)[::-1], np.diff(curve.far)[::-1]
+    score, genuine, impostor = curve.at_every_score()
     weight = genuine + impostor
     share = np.divide(genuine, weight, out=np.zeros_like(weight), where=weight > 0)
-    return genuine, impostor, isotonic_regression(share, sample_weight=np.maximum(weight, 1e-300))
+    return score, genuine, impostor, isotonic_regression(share, sample_weight=np.maximum(weight, 1e-300))
 
 
 def _one_class(n_genuine: int, n_impostor: int) -> str:

@@ -47,6 +47,11 @@ class Steps:
             below = self.below[np.searchsorted(self.score, threshold)]
         return below / self.total if self.total else np.full(np.shape(threshold), np.nan)[()]
 
+    def share_of(self, score: np.ndarray) -> np.ndarray:
+        """(K,) the share of the weight from one of the ascending scores (K,) to the next, the latter left out."""
+        below = np.append(self.below[np.searchsorted(self.score, score[1:])], self.below[-1])
+        return np.diff(below, prepend=0)[: len(score)] / (self.total or np.nan)
+
     def mean_and_variance(self) -> tuple[float, float]:
         """The weighted mean and variance (divided by the weight, not by one less)."""
         if self.moments is not None:
@@ -94,6 +99,14 @@ class Roc:
     def at(self, threshold: ArrayLike) -> tuple[np.ndarray | float, np.ndarray | float]:
         """FAR and TAR at any thresholds (number or array): the shares that score at least the threshold."""
         return 1 - self.impostor.under(threshold), 1 - self.genuine.under(threshold)
+
+    def at_every_score(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(K,) each distinct score, ascending, and the shares of the genuine and of the impostor weight with just it.
+
+        Where there are very many impostors, those between the scores that a curve needs count to the next below.
+        """
+        score = np.union1d(self.genuine.score, self.impostor.score)
+        return score.astype(np.float64), self.genuine.share_of(score), self.impostor.share_of(score)
 
     def tar_at_far(self, far: ArrayLike) -> np.ndarray | float:
         """The highest TAR whose FAR is at most `far` (number or array); NaN where far < 1 / n_impostor."""
