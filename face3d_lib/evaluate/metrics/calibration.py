@@ -7,12 +7,13 @@ everywhere, and above 1 the LLRs do harm (Brümmer and du Preez 2006, "Applicati
 detection").
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ...base.errors import UserError
+from ..scores import Trials
 from .checks import finite, flat
 from .curves import Roc, roc
 
@@ -75,11 +76,28 @@ def calibrate(genuine: np.ndarray, impostor: np.ndarray, prior: float = 0.5) -> 
     return Calibration(slope, offset - shift, reason=reason, **counts)
 
 
+def calibrated(dev: Trials, test: Trials, prior: float = 0.5) -> tuple[Trials, Calibration]:
+    """The test trials with LLRs in place of scores, and the map to them, which is learnt on the trials of dev people.
+
+    No trials where nothing could be learnt; the map has the reason. UserError names a person of both.
+    """
+    sides = [set(part.subject_ids[np.r_[part.a, part.b]].tolist()) for part in (dev, test)]
+    if both := sorted(sides[0] & sides[1]):
+        raise UserError(f"calibration: {len(both)} people are in dev and in test, the first {both[0]}: split again")
+    learnt = calibrate(dev.genuine, dev.impostor, prior)
+    if np.isnan(learnt.slope):
+        return replace(test, score=test.score[:0], a=test.a[:0], b=test.b[:0]), learnt
+    return replace(test, score=learnt.llr(test.score)), learnt
+
+
 def cllr(genuine: np.ndarray, impostor: np.ndarray) -> LlrCost:
     """Cllr and min-Cllr of flat arrays of LLRs; NaN with the reason where one is empty."""
-    curve = roc(genuine, impostor)
-    counts = {"n_genuine": curve.n_genuine, "n_impostor": curve.n_impostor}
-    return LlrCost(cllr_of(curve), min_cllr_of(curve), reason=_one_class(**counts), **counts)
+    genuine, impostor = flat(genuine, "genuine"), flat(impostor, "impostor")
+    counts = {"n_genuine": len(genuine), "n_impostor": len(impostor)}
+    if reason := _one_class(**counts):
+        return LlrCost(np.nan, np.nan, reason=reason, **counts)
+    cost = (np.logaddexp(0, -genuine).mean() + np.logaddexp(0, impostor).mean()) / np.log(4)
+    return LlrCost(float(cost), min_cllr_of(roc(genuine, impostor)), reason="", **counts)
 
 
 def cllr_of(curve: Roc) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..scores import Trials
 from . import curves
-from .thresholds import tar_at_far
+from .thresholds import OperatingPoint, tar_at_far
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,11 @@ class RandomOrder:
 
     share: np.ndarray  # (S,)
     fnmr: np.ndarray  # (3, S) low, mean, high
-    area: tuple[float, float, float]  # low, mean, high of the partial area
+    areas: np.ndarray  # (draws,) the partial areas
+
+    def p_value(self, area: float) -> float:
+        """The share of random orders, this one counted among them, whose area is as small as `area`; NaN for NaN."""
+        return float((1 + (self.areas <= area + 1e-12).sum()) / (1 + len(self.areas))) if np.isfinite(area) else np.nan
 
 
 def comparison_quality(trials: Trials, quality: np.ndarray) -> np.ndarray:
@@ -63,18 +67,7 @@ def discard_curve(trials: Trials, quality: np.ndarray, far: float = 0.01) -> Dis
     there is no such threshold or no genuine comparison.
     """
     point = tar_at_far(trials.genuine, trials.impostor, far)
-    lower = comparison_quality(trials, quality)[trials.same]
-    order = np.argsort(lower, kind="stable")
-    lower, rejected = lower[order], trials.genuine[order] < point.threshold
-    n_unknown = int(np.isneginf(lower).sum())
-    first = np.append(0, 1 + np.flatnonzero(lower[1:] > lower[:-1]))  # where a new quality begins
-    cut = np.concatenate([[-np.inf], lower[first[1:]]])
-    left = len(lower) - first
-    fnmr = np.full(len(first), np.nan)
-    if len(lower) and not np.isnan(point.threshold):
-        fnmr = (rejected.sum() - np.append(0, np.cumsum(rejected))[first]) / left
-    share = first / max(1, len(lower))
-    return DiscardCurve(share, fnmr, cut, point.threshold, len(lower), n_unknown, point.reason)
+    return _curve(comparison_quality(trials, quality)[trials.same], trials.genuine < point.threshold, point)
 
 
 def eer_of_the_rest(trials: Trials, quality: np.ndarray, shares: Sequence[float]) -> np.ndarray:
@@ -99,13 +92,25 @@ def random_order(
     people, and says nothing of other people.
     """
     rng = np.random.default_rng(seed)
-    found = [discard_curve(trials, rng.permutation(len(trials.pair_ids)), far) for _ in range(draws)]
-    rates = np.array([[curve.at(share)[0] for share in shares] for curve in found])
-    areas = np.array([curve.area(up_to) for curve in found])
-    range_of = [np.percentile(values, [2.5, 97.5], axis=0) for values in (rates, areas)]
-    low, high = range_of[1].tolist()
-    return RandomOrder(
-        np.asarray(shares, float),
-        np.array([range_of[0][0], rates.mean(axis=0), range_of[0][1]]),
-        (low, float(areas.mean()), high),
-    )
+    point = tar_at_far(trials.genuine, trials.impostor, far)
+    rejected, rates, areas = trials.genuine < point.threshold, [], []
+    for _ in range(draws):
+        lower = comparison_quality(trials, rng.permutation(len(trials.pair_ids)))[trials.same]
+        curve = _curve(lower, rejected, point)
+        rates.append([curve.at(share)[0] for share in shares])
+        areas.append(curve.area(up_to))
+    low, high = np.percentile(rates, [2.5, 97.5], axis=0)
+    return RandomOrder(np.asarray(shares, float), np.array([low, np.mean(rates, axis=0), high]), np.array(areas))
+
+
+def _curve(lower: np.ndarray, rejected: np.ndarray, point: OperatingPoint) -> DiscardCurve:
+    """The curve of genuine comparisons with these qualities, of which some are rejected at the point's threshold."""
+    order = np.argsort(lower, kind="stable")
+    lower, wrong = lower[order], np.append(0, np.cumsum(rejected[order]))
+    first = np.append(0, 1 + np.flatnonzero(lower[1:] > lower[:-1]))  # where a new quality begins
+    cut = np.concatenate([[-np.inf], lower[first[1:]]])
+    fnmr = np.full(len(first), np.nan)
+    if len(lower) and not np.isnan(point.threshold):
+        fnmr = (wrong[-1] - wrong[first]) / (len(lower) - first)
+    n_unknown = int(np.isneginf(lower).sum())
+    return DiscardCurve(first / max(1, len(lower)), fnmr, cut, point.threshold, len(lower), n_unknown, point.reason)

@@ -1,5 +1,7 @@
 """Calibration and Cllr: by hand, against scikit-learn and normal scores of known likelihood ratio, and under transforms."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -104,6 +106,20 @@ def test_scores_without_meaning_become_llrs_of_zero(genuine):
     assert "every LLR is 0" in learnt.reason
 
 
+def test_test_people_get_the_ratios_that_dev_people_taught():
+    dev, test = make_trials(8, seed=1), make_trials(9, seed=2)
+    with pytest.raises(UserError, match="8 people are in dev and in test, the first p000"):
+        calibration.calibrated(dev, test)
+    dev = replace(dev, subject_ids=np.char.add("dev_", dev.subject_ids))
+    found, learnt = calibration.calibrated(dev, test, 0.1)
+    assert learnt == calibrate(dev.genuine, dev.impostor, 0.1)
+    np.testing.assert_array_equal(found.score, learnt.llr(test.score))
+    nobody = replace(dev, score=dev.score[:0], a=dev.a[:0], b=dev.b[:0])
+    found, learnt = calibration.calibrated(nobody, test)
+    assert len(found.score) == 0
+    assert learnt.reason == "0 genuine and 0 impostor comparisons; both are needed"
+
+
 def test_the_threshold_of_a_prior():
     assert bayes_threshold(0.5) == 0
     assert bayes_threshold(0.01) == pytest.approx(np.log(99))
@@ -145,6 +161,7 @@ GRID = st.lists(st.integers(-8, 8), min_size=1, max_size=30).map(lambda numbers:
 def test_the_least_cost_depends_on_the_order_of_scores_only(genuine, impostor, seed):
     rng = np.random.default_rng(seed)
     cost = cllr(genuine, impostor)
+    assert calibration.cllr_of(curves.roc(genuine, impostor)) == pytest.approx(cost.cllr, abs=1e-12)
     again = cllr(np.exp(genuine[rng.permutation(len(genuine))]), np.exp(impostor[rng.permutation(len(impostor))]))
     assert cost.min_cllr == pytest.approx(again.min_cllr, abs=1e-12)
     assert -1e-12 <= cost.min_cllr <= min(1, cost.cllr) + 1e-12

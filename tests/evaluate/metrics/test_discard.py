@@ -100,11 +100,15 @@ def test_a_quality_that_foresees_errors_beats_a_random_order_and_its_opposite_is
     trials, quality = foreseen()
     chance = random_order(trials, [0, 0.1, 0.2], draws=100)
     good, bad = (discard_curve(trials, sign * quality) for sign in (1, -1))
-    assert good.area() < chance.area[0] < chance.area[1] < chance.area[2] < bad.area()
+    assert good.area() < chance.areas.min() < chance.areas.max() < bad.area()
+    assert chance.p_value(good.area()) == 1 / 101
+    assert chance.p_value(bad.area()) == 1
+    assert chance.p_value(np.median(chance.areas)) == pytest.approx(0.5, abs=0.01)
+    assert np.isnan(chance.p_value(np.nan))
     assert chance.fnmr.shape == (3, 3)
     np.testing.assert_allclose(chance.fnmr[:, 0], good.fnmr[0])  # nothing is discarded yet
     assert good.at(0.2)[0] < chance.fnmr[0, 2]
-    assert chance.area[1] == pytest.approx(good.fnmr[0], abs=0.02)  # a random order changes little
+    assert chance.areas.mean() == pytest.approx(good.fnmr[0], abs=0.02)  # a random order changes little
     np.testing.assert_array_equal(random_order(trials, [0.1], draws=5).fnmr, random_order(trials, [0.1], draws=5).fnmr)
 
 
