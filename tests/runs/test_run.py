@@ -722,6 +722,15 @@ def test_a_mistyped_model_is_not_trained_under_its_wrong_name(desk, monkeypatch)
     this.done()
 
 
+def test_a_page_under_voila_does_not_wait_for_a_training(desk, monkeypatch):
+    monkeypatch.setenv("SERVER_SOFTWARE", "voila/0.5.13")
+    monkeypatch.setattr(notebook, "_run_visibly", lambda *_: pytest.fail("it was made"))
+    this = notebook.open_run("90_page", {"run": "default"})
+    with pytest.raises(UserError, match=r"missing in run default: face3d run 40_evaluate_verification default$"):
+        this.need("40_evaluate_verification")
+    this.done()
+
+
 # ------------------------------------------------------------------------------- Jupyter stays closed
 
 
