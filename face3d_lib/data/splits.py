@@ -274,11 +274,16 @@ def first_names(names: Iterable[str]) -> str:
 
 
 def failures_to_acquire(dirty: pd.DataFrame, role: str) -> int:
-    """The number of pairs of people with this role (train, dev, test) that cannot be used.
+    """The number of `lost_pairs`."""
+    return len(lost_pairs(dirty, role))
 
-    Copies, people with too few images and entries that show nobody (SET_ASIDE) are not counted.
+
+def lost_pairs(dirty: pd.DataFrame, role: str) -> list[str]:
+    """The pair_ids of people with this role (train, dev, test) that cannot be used.
+
+    Copies, people with too few images and entries that show nobody (SET_ASIDE) are not among them.
     """
-    return int(((dirty["role"] == role) & ~dirty["reason"].isin(SET_ASIDE)).sum())
+    return dirty.loc[(dirty["role"] == role) & ~dirty["reason"].isin(SET_ASIDE), "pair_id"].tolist()
 
 
 def split_folder(

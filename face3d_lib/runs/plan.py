@@ -66,6 +66,11 @@ PLAN = [
     Stage("43_compare_modalities", (*DIVIDED_AND_PACKED, *TRAINED), demo={}),
     Stage("49_explore_scores", (*DIVIDED_AND_PACKED, "40_evaluate_verification"), demo={}),
     Stage(
+        "47_find_failures",
+        ("00_look_at_pairs", *DIVIDED_AND_PACKED, "40_evaluate_verification"),
+        demo={},
+    ),
+    Stage(
         "50_predict_identity",
         ("00_look_at_pairs", *DIVIDED_AND_PACKED, *TRAINED),
         demo={},
