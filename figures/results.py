@@ -81,6 +81,7 @@ CAPTIONS = {  # number of the notebook and name of the figure: what the picture 
     "47 groups": "Error rates by the columns of the manifest, with 95 % intervals over people.",
     "49 threshold": "Scores and ROC of the first network, and the threshold that was chosen for it on dev people.",
     "49 worst": "Two people taken for one with the highest scores, and one person taken for two with the lowest.",
+    "46 protocols": "One network under every protocol: EER and rank-1 with 95 % intervals over people.",
     "50 matches": "Probes beside their best match in the gallery, with score and threshold.",
 }
 

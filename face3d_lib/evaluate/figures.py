@@ -224,6 +224,19 @@ def plot_settings(ax: Axes, table: pd.DataFrame, column: str, label: str, order:
     return ax
 
 
+def plot_intervals(ax: Axes, table: pd.DataFrame, rate: str, label: str, system: int = 0, shift: float = 0.0) -> Axes:
+    """A row for each row of `table`, from the top: a dot at `rate` and a line from `rate`_low to `rate`_high.
+
+    Rows without a rate have neither. `shift` moves the marks of one of several systems down by a part of a row.
+    """
+    how, place = style(system), np.arange(len(table)) + shift
+    low, high = table[f"{rate}_low"], table[f"{rate}_high"]
+    ax.hlines(place, low, high, color=how["color"], linewidth=1.5)
+    ax.plot(table[rate], place, "o", color=how["color"], markersize=5, label=label)
+    ax.set(yticks=range(len(table)), ylim=(len(table) - 0.5, -0.5))
+    return ax
+
+
 def tsne(vectors: np.ndarray, seed: int = 0) -> np.ndarray:
     """(N, 2): t-SNE (van der Maaten and Hinton 2008) of unit vectors (N, D) by cosine; NaN for fewer than four."""
     from sklearn.manifold import TSNE  # takes a second to import, and only this function needs it

@@ -22,6 +22,7 @@ from .scores import cosine, genuine_impostor
 
 COLUMNS = ["pair_id_a", "pair_id_b", "same", "protocol", "part"]
 MOST_IMPOSTORS = 20_000  # in each list; drawn at random if there are more
+NEUTRAL = {"pose": "frontal", "expression": "neutral", "light": "front", "occlusion": "none", "glasses": "no"}
 STANDS_ALONE = ("parallel", "joined")  # fusions of RGB-D in which either branch is an embedding by itself
 
 
@@ -96,15 +97,17 @@ def subject_disjoint(table: pd.DataFrame, people: str = "test") -> list[TrialLis
 
 
 def sessions(table: pd.DataFrame, people: str = "test") -> list[TrialList]:
-    """Each person's pictures of the first session are enrolled, and those of each later session probe them."""
-    known = column(table, "session")
-    order = sorted(set(known) - {""}, key=session_keys(set(known) - {""}).__getitem__)
-    rows = _unseen(table, people)
-    first = rows[rows["session"] == order[0]]
-    name = "first session → later"
-    if len(order) < 2:
-        return [_list(name, f"{order[0]} → none", rows.iloc[:0], first)]
-    return [_list(name, f"{order[0]} → {later}", rows[rows["session"] == later], first) for later in order[1:]]
+    """The pictures of the data set's first session are enrolled, and those of each later session probe them.
+
+    Where no session is known, or one only, there is one list, without data.
+    """
+    known = set(table["session"]) - {""}
+    first, *others = sorted(known, key=session_keys(known).__getitem__) or [""]
+    rows, name = _unseen(table, people), "first session → later"
+    enrolled = rows[(rows["session"] == first) & (rows["session"] != "")]
+    if not others:
+        return [_list(name, "no later session", rows.iloc[:0], enrolled)]
+    return [_list(name, f"{first} → {later}", rows[rows["session"] == later], enrolled) for later in others]
 
 
 def conditions(table: pd.DataFrame, name: str, neutral: str, people: str = "test") -> list[TrialList]:
@@ -122,7 +125,16 @@ def conditions(table: pd.DataFrame, name: str, neutral: str, people: str = "test
     rows = _unseen(table, people)
     enrolled = rows[rows[name] == neutral]
     others = sorted(set(values) - {"", neutral})
-    return [_list(f"{name}: {neutral} → other", value, rows[rows[name] == value], enrolled) for value in others]
+    return [_list(name, f"{neutral} → {value}", rows[rows[name] == value], enrolled) for value in others]
+
+
+def known_conditions(table: pd.DataFrame) -> list[str]:
+    """Those of NEUTRAL that the table of pictures can be divided by, as "column=neutral value"."""
+    return [
+        f"{name}={neutral}"
+        for name, neutral in NEUTRAL.items()
+        if name in table and neutral in set(table[name]) and table[name].replace("", neutral).nunique() > 1
+    ]
 
 
 def one_sample(table: pd.DataFrame, people: str = "test", seed: int = 0) -> list[TrialList]:
@@ -141,22 +153,39 @@ def open_set_lists(table: pd.DataFrame, people: str = "test") -> list[TrialList]
     return [_list("open set", "enrolled and unknown probes", probes, rows[rows["use"] == "gallery"])]
 
 
-def cross_modality(lists: Sequence[TrialList], probe: str) -> list[TrialList]:
-    """The same lists with probes that are seen in one modality only: `probe` is "RGB" or "depth".
+def cross_modality(lists: Sequence[TrialList], seen: str, side: str = "probe") -> list[TrialList]:
+    """The same lists with one side seen in one modality only: `seen` is "RGB" or "depth", `side` "probe" or "gallery".
 
-    The probes get the names of `seen_as`, so that a picture may be enrolled with both modalities and probe with one.
+    The pictures of that side get the names of `add_seen`, so that a picture may be there with both modalities and with one.
     """
+    sides = {"probe": "RGB-D", "gallery": "RGB-D"} | {side: seen}
+    name = f"{sides['probe']} probe, {sides['gallery']} gallery"
     found = []
     for one in lists:
-        name = f"{probe} probe, RGB-D gallery"
-        pairs = one.pairs.assign(pair_id_a=_marked(one.pairs["pair_id_a"], probe), protocol=name)
-        found.append(replace(one, protocol=name, pairs=pairs, probes=np.array(_marked(one.probes, probe), str)))
+        a, b = one.pairs["pair_id_a"], one.pairs["pair_id_b"]
+        if side == "probe":
+            one = replace(one, probes=np.array(_marked(one.probes, seen), str))
+            a = _marked(a, seen)
+        else:
+            one = replace(one, gallery=np.array(_marked(one.gallery, seen), str))
+            b = _marked(b, seen)
+        pairs = one.pairs.assign(pair_id_a=a, pair_id_b=b, protocol=name)
+        found.append(replace(one, protocol=name, pairs=pairs))
     return found
 
 
-def seen_as(vectors: Embeddings, probe: str) -> Embeddings:
-    """Embeddings of pictures of which a modality was withheld (`embed.embed(..., without=)`), under names of their own."""
-    return replace(vectors, pair_ids=np.array(_marked(vectors.pair_ids, probe), str))
+def add_seen(vectors: Embeddings, withheld: Embeddings, seen: str) -> Embeddings:
+    """`vectors` and those of pictures of which a modality was withheld (`embed.embed(..., without=)`), under own names."""
+    parts = vectors, replace(withheld, pair_ids=np.array(_marked(withheld.pair_ids, seen), str))
+    joined = [
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("pair_ids", "subject_ids", "vectors")
+    ]
+    return Embeddings(*joined)
+
+
+def pictures_of(lists: Sequence[TrialList]) -> list[str]:
+    """The pair_ids that the lists compare, each once, in order of their names."""
+    return sorted({str(name) for one in lists for side in (one.probes, one.gallery) for name in side})
 
 
 def rates(lists: Sequence[TrialList], vectors: Embeddings, far: float = 0.01, replicates: int = 500) -> pd.DataFrame:
@@ -252,5 +281,5 @@ def _unseen(table: pd.DataFrame, people: str) -> pd.DataFrame:
     return table[table["people"] == people]
 
 
-def _marked(pair_ids: Sequence[str] | np.ndarray | pd.Series, probe: str) -> list[str]:
-    return [f"{pair_id} ({probe})" for pair_id in pair_ids]
+def _marked(pair_ids: Sequence[str] | np.ndarray | pd.Series, seen: str) -> list[str]:
+    return [f"{pair_id} ({seen})" for pair_id in pair_ids]

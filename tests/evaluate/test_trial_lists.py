@@ -72,6 +72,8 @@ def test_sessions_in_natural_order_each_later_one_against_the_first():
     assert compared(tenth) == {"1": two("a/3 a/1"), "0": two("a/3 b/1")}
     (none,) = trial_lists.sessions(TABLE[TABLE["session"] == "s1"])
     assert none.reason == "no data: 0 probes, 2 enrolled pictures"
+    (none,) = trial_lists.sessions(TABLE.assign(session=""))
+    assert none.reason == "no data: 0 probes, 0 enrolled pictures"
 
 
 def test_conditions_without_a_picture_are_lists_without_data():
@@ -82,6 +84,7 @@ def test_conditions_without_a_picture_are_lists_without_data():
     )  # frowns of dev and train only
     assert compared(smile)["1"] == two("a/2 a/1", "a/3 a/1")
     assert smile.without_mate == 1
+    assert trial_lists.known_conditions(TABLE) == ["expression=neutral"]
     with pytest.raises(UserError, match=r"no column 'expresion'.*did you mean expression"):
         trial_lists.conditions(TABLE, "expresion", "neutral")
     with pytest.raises(UserError, match=r"never holds 'nutral'; did you mean neutral"):
@@ -115,10 +118,8 @@ def vectors(seed=0):
 
 
 def test_a_modality_withheld_from_the_probes_alone():
-    one, other = vectors(), trial_lists.seen_as(vectors(1), "RGB")
-    both = Embeddings(
-        *(np.concatenate([getattr(v, n) for v in (one, other)]) for n in ("pair_ids", "subject_ids", "vectors"))
-    )
+    one = vectors()
+    both = trial_lists.add_seen(one, vectors(1), "RGB")
     lists = trial_lists.sessions(TABLE)
     crossed = trial_lists.cross_modality(lists, "RGB")
     assert crossed[0].protocol == "RGB probe, RGB-D gallery"
@@ -130,6 +131,11 @@ def test_a_modality_withheld_from_the_probes_alone():
         assert scores[f"{a} (RGB)", b] == pytest.approx(probe @ enrolled, abs=1e-6)
     table = rates(crossed, both, replicates=20)
     assert table["probes"].tolist() == [3, 1]
+    (reverse, _) = trial_lists.cross_modality(lists, "RGB", "gallery")
+    assert reverse.protocol == "RGB-D probe, RGB gallery"
+    assert reverse.pairs["pair_id_a"].tolist() == lists[0].pairs["pair_id_a"].tolist()
+    assert set(reverse.gallery) == {"a/1 (RGB)", "b/1 (RGB)"}
+    assert rates([reverse], both, replicates=20)["genuine"].tolist() == [2]
 
 
 def test_a_table_of_rates_has_a_row_for_each_list_and_says_what_is_missing():
@@ -139,7 +145,7 @@ def test_a_table_of_rates_has_a_row_for_each_list_and_says_what_is_missing():
         *trial_lists.sessions(TABLE),
     ]
     found = rates(lists, vectors(), replicates=30)
-    assert found["part"].tolist() == ["any two pictures", "frown", "smile", "s1 → s2", "s1 → s10"]
+    assert found["part"].tolist() == ["any two pictures", "neutral → frown", "neutral → smile", "s1 → s2", "s1 → s10"]
     trials = genuine_impostor(vectors(), lists[0].pairs)
     assert found.loc[0, "eer"] == curves.eer(trials.genuine, trials.impostor)[0]
     assert found.loc[0, ["genuine", "impostor", "without_mate", "people"]].tolist() == [4, 11, 1, 3]
