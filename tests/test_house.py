@@ -14,7 +14,8 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
     "synthetic": ["fields", "people", "sittings", "camera", "scenes", "dataset"],
     "data": [
         *["convention", "pairs", "decoding", "faces", "warp", "depth_check", "alignment_table", "crops", "journal"],
-        *["alignment", "manifest", "copies", "shares", "splits", "prospects", "pack"],
+        *["alignment", "depth_measures", "quality", "integrity", "manifest", "copies", "shares", "splits"],
+        *["prospects", "pack"],
     ],
     "train": [
         *["encodings", "draws", "augment", "batches", "weights", "backbones", "fusion", "embedder"],

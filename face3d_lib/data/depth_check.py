@@ -119,13 +119,18 @@ def check_depth(frame: pd.DataFrame) -> list[str]:
     return [*_copies(ok), *told]
 
 
+def frozen_depth(ok: pd.DataFrame) -> pd.Series:
+    """(N,) bool: which of these rows of alignment.csv share their depth map with a row that has another picture.
+
+    Copies of a picture together with its depth are no frozen depth; the split reports them.
+    """
+    copied = (ok["depth_map_sha256"] != "") & ok.duplicated("depth_map_sha256", keep=False)
+    return copied & (ok.groupby("depth_map_sha256")["rgb_sha256"].transform("nunique") > 1)
+
+
 def _copies(ok: pd.DataFrame) -> list[str]:
-    copied = ok[(ok["depth_map_sha256"] != "") & ok.duplicated("depth_map_sha256", keep=False)]
-    if not len(copied):
-        return []
-    pictures = copied.groupby("depth_map_sha256")["rgb_sha256"].nunique() > 1
-    several = copied[copied["depth_map_sha256"].map(pictures)]
-    if not len(several):  # the pictures are copies as well, which the split reports
+    several = ok[frozen_depth(ok)]
+    if not len(several):
         return []
     return [
         f"depth: {len(several)} of {len(ok)} pairs share their depth map with another picture, such as "
