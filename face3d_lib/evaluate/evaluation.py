@@ -38,6 +38,8 @@ class Failures:
     pictures: int | None
     fnmr: dict[float, float]  # by FAR, of comparisons between pictures that did not fail
     frr: dict[float, float]  # by FAR: FTA + FNMR (1 - FTA)
+    eer: float  # of comparisons between pictures that did not fail
+    auc: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +83,8 @@ class Evaluation:
             lines.append(f"{'accuracy':<20}{mean:.4f} +- {error:.4f} over {self.accuracy['folds']} folds")
         lines += ["", self.thresholds.to_string(index=False, float_format="%.4g", na_rep="-")]
         if self.failures:
-            lines += ["", f"failures to acquire: {self.failures.fta:.2%} of the pictures"]
+            share, eer, auc = self.failures.fta, _share(self.failures.eer), _share(self.failures.auc)
+            lines += ["", f"failures to acquire: {share:.2%} of the pictures; without them EER {eer}, AUC {auc}"]
             for far, fnmr in self.failures.fnmr.items():
                 frr = self.failures.frr[far]
                 lines.append(f"  FAR {far:<8g}FRR without failures {_share(fnmr)}, with failures {_share(frr)}")
@@ -113,7 +116,7 @@ def evaluate(
         thresholds=_threshold_table(given.genuine, given.impostor),
         rank1=_unmeasured(NO_VECTORS),
         roc=curve,
-        failures=None if fta is None else _failures(fta, {far: 1 - point.tar for far, point in points.items()}),
+        failures=None if fta is None else _failures(fta, {far: 1 - point.tar for far, point in points.items()}, curve),
         notes=tuple(notes),
     )
 
@@ -142,9 +145,12 @@ def evaluate_embeddings(
     failures = None
     if not acquired.all():
         made = acquired[trials.a] & acquired[trials.b]
-        genuine, impostor = trials.score[made & trials.same], trials.score[made & ~trials.same]
-        fnmr = {far: 1 - tar_at_far(genuine, impostor, far).tar for far in fars}
-        failures = _failures(float((~acquired).mean()), fnmr, int((~acquired).sum()), len(acquired))
+        trials_made = replace(trials, score=trials.score[made], a=trials.a[made], b=trials.b[made])
+        without = evaluate(trials_made, fars, replicates, seed, float((~acquired).mean()))
+        if without.failures:
+            failures = replace(without.failures, count=int((~acquired).sum()), pictures=len(acquired))
+        found = replace(found, d_prime=without.d_prime)
+        notes.append("d' leaves failures out, because their score of -1 is a mark and no distance")
     accuracy = None if pairs is None or "fold" not in pairs else _accuracy(trials, pairs["fold"].to_numpy())
     return replace(found, rank1=rank1, failures=failures, accuracy=accuracy, notes=tuple(notes))
 
@@ -238,8 +244,9 @@ def _intervals(
     return found | {"d_prime": subject_bootstrap(trials, Roc.d_prime, replicates, seed)}
 
 
-def _failures(fta: float, fnmr: dict[float, float], count: int | None = None, pictures: int | None = None) -> Failures:
-    return Failures(fta, count, pictures, fnmr, {far: frr_with_fta(rate, fta) for far, rate in fnmr.items()})
+def _failures(fta: float, fnmr: dict[float, float], curve: Roc) -> Failures:
+    frr = {far: frr_with_fta(rate, fta) for far, rate in fnmr.items()}
+    return Failures(fta, None, None, fnmr, frr, curve.eer()[0], curve.auc())
 
 
 def _people(trials: Trials | None) -> int | None:

@@ -107,6 +107,8 @@ def test_failures_are_counted_and_shown_with_and_without(faces):
     assert (failures.count, failures.pictures, failures.fta) == (5, 60, 5 / 60)
     assert failures.fnmr[0.1] == pytest.approx(1 - whole.tar[0.1].value)
     assert failures.frr[0.1] == pytest.approx(5 / 60 + failures.fnmr[0.1] * 55 / 60)
+    assert (failures.eer, failures.auc) == (whole.eer.value, whole.auc.value)
+    assert found.d_prime == whole.d_prime
     assert found.genuine == 120  # nothing is dropped
     assert found.tar[0.1].value < whole.tar[0.1].value
     assert rank1_of_each(vectors, faces.subject_ids)[::12].tolist() == [0] * 5
