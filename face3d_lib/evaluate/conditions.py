@@ -89,7 +89,7 @@ def probes_of_split(vectors: Embeddings, division: Splits, group: str = "test") 
         name in set(gallery["cls_name"]) and not (session and (name, session) in sessions)
         for name, session in zip(lost["cls_name"], lost["session"], strict=True)
     ]
-    lost, found = lost[probed], vectors.select(probes["pair_id"])
+    lost, found = lost[np.array(probed, bool)], vectors.select(probes["pair_id"])
     together = Embeddings(
         np.concatenate([found.pair_ids, lost["pair_id"].to_numpy(str)]),
         np.concatenate([found.subject_ids, lost["cls_name"].to_numpy(str)]),
@@ -143,3 +143,16 @@ def rates_by_condition(
         for name, probes in systems.items():
             rows.append({"value": value, "system": name} | rates(probes.select(chosen), replicates))
     return pd.DataFrame(rows)
+
+
+def in_print(table: pd.DataFrame, rate: str, systems: Sequence[str], index: Sequence[str]) -> pd.DataFrame:
+    """One of RATES for readers: a row for each value of the columns `index`, in their order, and a column for each system.
+
+    table: with the columns of `rates`, `index` and system. The column "not found" counts failures to acquire.
+    """
+    value, low, high = (table[f"{rate}{end}"].map("{:.3f}".format) for end in ("", "_low", "_high"))
+    measured = table[rate].notna()
+    texts = table.assign(text=(value + " [" + low + ", " + high + "]").where(measured, table["reason"]))
+    first = table.drop_duplicates(list(index)).set_index(list(index))
+    wide = texts.pivot(index=list(index), columns="system", values="text").loc[first.index, list(systems)]
+    return wide.assign(**{"not found": first["failed"].astype(str) + " of " + first["probes"].astype(str)})

@@ -1,7 +1,5 @@
 """The rates of a stress test as tables: each system at each level, what depth adds to colour there, and the words for it."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
@@ -84,17 +82,3 @@ def _listed(found: dict[str, list[float]]) -> str:
         else:
             texts.append("clean probes")
     return "with " + "; ".join(texts) if texts else "nowhere"
-
-
-def table_of_levels(table: pd.DataFrame, column: str, systems: Sequence[str]) -> pd.DataFrame:
-    """A rate of `rates_by_level` in print: a row for each level, a column for each system, failures to acquire beside."""
-    texts = table.assign(
-        text=[
-            "-" if np.isnan(value) else f"{value:.3f} [{low:.3f}, {high:.3f}]"
-            for value, low, high in table[[column, f"{column}_low", f"{column}_high"]].itertuples(index=False)
-        ]
-    )
-    wide = texts.pivot(index=["knob", "level"], columns="system", values="text")[list(systems)]
-    failed = table.groupby(["knob", "level"], sort=False)["failed"].first()
-    order = table[["knob", "level"]].drop_duplicates()
-    return wide.assign(failed=failed).loc[list(order.itertuples(index=False, name=None))]

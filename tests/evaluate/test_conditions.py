@@ -9,6 +9,7 @@ from face3d_lib.evaluate.conditions import (
     Probes,
     compare_probes,
     fuse_probes,
+    in_print,
     probes_of_split,
     rates,
     rates_by_condition,
@@ -97,6 +98,10 @@ def test_each_value_of_a_condition_has_a_row_and_an_empty_one_says_so():
     assert rows["probes"].to_dict() == {"bright": 1, "dark": 2, "dusk": 0, "not known": 1, "all": 4}
     assert rows["rank1"].drop("dusk").to_dict() == {"bright": 1, "dark": 1, "not known": 0, "all": 0.75}
     assert rows.loc["dusk", "reason"] == "no data"
+    text = in_print(table, "rank1", ["depth", "rgb"], ["value"])
+    assert text.index.tolist() == ["bright", "dark", "dusk", "not known", "all"]
+    assert text.loc["dusk"].tolist() == ["no data", "no data", "0 of 0"]
+    assert text.loc["all", "rgb"].startswith("0.750 [")
     assert (table[table["system"] == "depth"].set_index("value")["rank1"].drop("dusk") == 1).all()
 
 
@@ -144,3 +149,9 @@ def test_the_probes_of_a_split_include_its_failures_but_not_those_of_the_enrolme
     found = probes_of_split(everybody, division)
     assert dict(zip(found.pair_ids, found.acquired, strict=True)) == {"ada/1": True, "bo/1": True, "ada/8": False}
     assert found.gallery.tolist() == ["ada", "bo"]
+
+
+def test_a_split_that_enrols_nobody_has_no_data():
+    empty = pd.DataFrame(columns=["pair_id", "session", "group", "cls_name", "role", "reason"], dtype=str)
+    found = probes_of_split(vectors_of(["ada/0", "ada/1"]), Splits(*[empty] * 8))
+    assert rates_by_condition({"rgb": found}, pd.Series(dtype=str))["reason"].tolist() == ["no data"]

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from face3d_lib.evaluate.conditions import rates
+from face3d_lib.evaluate.conditions import in_print, rates
 from face3d_lib.evaluate.degradations import KNOBS
 from face3d_lib.evaluate.stress import ROWS, Stressed
-from face3d_lib.evaluate.stress_rates import differences, rates_by_level, table_of_levels, where_depth_pays
+from face3d_lib.evaluate.stress_rates import differences, rates_by_level, where_depth_pays
 
 N = 40
 LEVELS = {"depth_noise": [2.0, 20.0], "yaw": [30.0]}
@@ -58,9 +58,10 @@ def test_each_knob_begins_with_the_clean_probes(tested):
 
 
 def test_the_table_in_print_keeps_the_order_of_the_levels(tested):
-    text = table_of_levels(rates_by_level(tested, 50), "eer", ["rgbd", "rgb"])
+    text = in_print(rates_by_level(tested, 50), "eer", ["rgbd", "rgb"], ["knob", "level"])
     assert list(text.index) == [("depth_noise", 0), ("depth_noise", 2), ("depth_noise", 20), ("yaw", 0), ("yaw", 30)]
-    assert list(text.columns) == ["rgbd", "rgb", "failed"]
+    assert list(text.columns) == ["rgbd", "rgb", "not found"]
+    assert text.loc[("yaw", 0), "not found"] == "0 of 80"
     assert text.loc[("yaw", 0), "rgb"].startswith(f"{rates(tested.probes()['rgb'])['eer']:.3f} [")
 
 
