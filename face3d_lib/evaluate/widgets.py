@@ -254,27 +254,30 @@ def pointed_tsne(points: np.ndarray, table: pd.DataFrame, thumbnails: Thumbnails
 
     table: a row for each point with pair_id, cls_name, session and condition.
     """
-    figure = go.FigureWidget(layout={**LOOK, "height": 430, "margin": {"l": 10, "r": 10, "t": 40, "b": 10}})
+    figure = go.Figure(layout={**LOOK, "height": 430, "margin": {"l": 10, "r": 10, "t": 40, "b": 10}})
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False)
-    seen = ipywidgets.HTML("Point at a picture.", layout={"width": "220px", "padding": "20px"})
     rows = table.reset_index(drop=True)
+    groups = {str(name): group for name, group in rows.groupby("cls_name")}
+    for number, (name, group) in enumerate(groups.items()):
+        x, y = points[group.index].T.tolist()
+        marker = {"size": 9, "color": COLOURS[number % len(COLOURS)], "symbol": SYMBOLS[number % len(SYMBOLS)]}
+        figure.add_trace(go.Scatter(x=x, y=y, mode="markers", marker=marker, name=name, hoverinfo="name"))
+    shown = go.FigureWidget(figure)  # only now: changes between its making and its showing get lost
+    seen = ipywidgets.HTML("Point at a picture.", layout={"width": "220px", "padding": "20px"})
 
     def show(trace: Any, found: Any, _: Any) -> None:
         for number in found.point_inds[:1]:
-            row = rows[rows["cls_name"] == trace.name].iloc[number]
+            row = groups[trace.name].iloc[number]
             picture = thumbnails.of(row["pair_id"]).replace('width="80"', 'width="160"')
-            words = [row["cls_name"], *(row[name] for name in ("session", "condition") if row[name]), row["pair_id"]]
-            seen.value = f"{picture}<br>{'<br>'.join(html.escape(str(word)) for word in words)}"
+            told = ", ".join(row[name] for name in ("cls_name", "session", "condition") if row[name])
+            words = f"{html.escape(told)}<br>{html.escape(row['pair_id'])}"
+            seen.value = f'<div style="line-height:1.3">{picture}<br>{words}</div>'
 
-    for number, (name, group) in enumerate(rows.groupby("cls_name")):
-        x, y = points[group.index].T
-        marker = {"size": 9, "color": COLOURS[number % len(COLOURS)], "symbol": SYMBOLS[number % len(SYMBOLS)]}
-        trace = go.Scatter(x=x, y=y, mode="markers", marker=marker, name=name, hoverinfo="name")
-        figure.add_trace(trace)
-        figure.data[-1].on_hover(show)
-        figure.data[-1].on_click(show)  # on a screen without a pointer
-    return ipywidgets.HBox([figure, seen])
+    for trace in shown.data:
+        trace.on_hover(show)
+        trace.on_click(show)  # on a screen without a pointer
+    return ipywidgets.HBox([shown, seen])
 
 
 def _choice(systems: Sequence[System]) -> ipywidgets.Dropdown:

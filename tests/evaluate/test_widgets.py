@@ -86,9 +86,13 @@ def test_another_system_brings_its_own_threshold_and_scores(board):
 
 def test_the_figure_is_complete_before_it_is_shown(packed):
     board = widgets.ThresholdBoard([make_system()], widgets.Thumbnails(packed))
-    widest = max(len(trace.x) for trace in board.figure.data[:2])
-    assert widest >= 11  # what is sent when it is shown holds the histograms
-    assert len(board.figure.data) == 5
+    picker = widgets.PairPicker([make_system()], packed)
+    for figure in (board.figure, picker.figure):  # a page that is opened later is sent this and the last change
+        assert [len(trace["x"]) for trace in figure._widget_data[:3]] == [len(board.histograms[0][0])] * 2 + [2]
+        assert figure._widget_layout["xaxis"]["range"]
+    assert len(board.figure._widget_data[3]["x"]) == 1
+    assert board.figure._widget_data[4]["line"]["width"] == 4
+    assert len(picker.figure._widget_data[3]["z"]) == 32
 
 
 def test_no_comparisons_at_all_are_said(packed):
@@ -137,6 +141,7 @@ def test_a_point_of_the_tsne_shows_its_pair(packed):
     table = pd.DataFrame({"pair_id": PAIR_IDS, "cls_name": PEOPLE, "session": "s1", "condition": "frontal"})
     box = widgets.pointed_tsne(np.random.default_rng(0).normal(size=(len(table), 2)), table, widgets.Thumbnails(packed))
     figure, seen = box.children
+    assert [len(trace["x"]) for trace in figure._widget_data] == [4] * 6
     trace = figure.data[1]
     trace._dispatch_on_hover(SimpleNamespace(point_inds=[1]), None)
     expected = [pair for pair, who in zip(PAIR_IDS, PEOPLE, strict=True) if who == trace.name][1]
