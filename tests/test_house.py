@@ -30,6 +30,7 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
             "metrics.normalisation",
             "metrics.discard",
             "intervals",
+            "metrics.all_pairs",
             "audit",
             "protocol",
             "enrolment",

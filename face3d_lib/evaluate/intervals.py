@@ -115,7 +115,7 @@ def mean_bootstrap(
         return Interval(np.nan, np.nan, np.nan, level, 0, 0, "no probe")
     names, row = np.unique(np.asarray(subjects), return_inverse=True)
     total, count = np.bincount(row, values), np.bincount(row)  # (C,)
-    weights = _multiplicities(len(names), n_replicates, seed)  # (R, C)
+    weights = multiplicities(len(names), n_replicates, seed)  # (R, C)
     value, drawn = float(values.mean()), (weights @ total) / (weights @ count)
     reason = f"{len(names)} people; an interval needs 2" if len(names) < 2 else ""
     kind = _of_difference if difference or values.min() < 0 or values.max() > 1 else _of_rate
@@ -155,17 +155,27 @@ def _replicates(
 
     a, b = subject_numbers(systems[0])
     everybody = len(np.union1d(a, b))
-    drawn = _multiplicities(everybody, n_replicates, seed)
+    drawn = multiplicities(everybody, n_replicates, seed)
     values = [combined(weight) for weight in drawn if curves[0].usable(weight)]
     return _plain(combined()), np.asarray(values, float), (everybody, len(np.unique(a[systems[0].same])))
 
 
-def _multiplicities(n_subjects: int, n_replicates: int, seed: int) -> np.ndarray:
+def multiplicities(n_subjects: int, n_replicates: int, seed: int) -> np.ndarray:
     """(R, C) float: how often each of C subjects is drawn in each of R replicates; R is 0 where C is 0."""
     if not n_subjects:
         return np.empty((0, 0))
     rng = np.random.default_rng(seed)
     return rng.multinomial(n_subjects, np.full(n_subjects, 1 / n_subjects), n_replicates).astype(np.float64)
+
+
+def interval_of(value: float, values: np.ndarray, people: int, with_genuine: int, level: float = 0.95) -> Interval:
+    """The interval of a `value` from its (R,) replicates over `people`, of whom `with_genuine` have genuine trials."""
+    reason = f"{people} people; an interval needs 3" if people < 3 else ""
+    if not reason and with_genuine < 2:
+        reason = f"{with_genuine} person has genuine comparisons; an interval needs 2"
+    if not reason and len(values) < 2:
+        reason = "no usable draws of people"
+    return _of_rate(value, values, (people, with_genuine), level, reason)
 
 
 def _unusable(trials: Trials, people: tuple[int, int], n_replicates: int) -> str:
