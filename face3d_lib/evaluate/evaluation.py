@@ -4,9 +4,10 @@ Rates count over all comparisons given. A failed embedding (zeros) scores -1 wit
 are rejected; `Failures` states the false reject rates with and without such failures.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,12 +19,12 @@ from .embeddings import Embeddings
 from .intervals import Interval, mean_bootstrap, subject_bootstrap
 from .metrics.curves import Roc, roc
 from .metrics.failures import frr_with_fta
-from .metrics.thresholds import tar_at_far
+from .metrics.thresholds import threshold_at_far
 from .score_files import ScoreSet, read_scores
 from .scores import FAILED, Trials, genuine_impostor
 
 FARS = (0.1, 0.01, 0.001, 0.0001)
-TABLE = (1 / 20, 1 / 100, 1 / 1000)  # the false match rates of the threshold table
+TABLE = (1 / 20, 1 / 100, 1 / 1000, 0.0)  # the false match rates of the threshold table
 MOST_DRAWN = 1e9  # comparisons times replicates, about a minute; beyond it, only 100 replicates are drawn or a few more
 NO_PEOPLE = "the file names no people, and a bootstrap over comparisons would be too narrow"
 NO_VECTORS = "leave-one-out rank-1 needs embeddings"
@@ -81,7 +82,17 @@ class Evaluation:
         if self.accuracy:
             mean, error = self.accuracy["mean"], self.accuracy["standard_error"]
             lines.append(f"{'accuracy':<20}{mean:.4f} +- {error:.4f} over {self.accuracy['folds']} folds")
-        lines += ["", self.thresholds.to_string(index=False, float_format="%.4g", na_rep="-")]
+        lines += [
+            "",
+            f"{'FMR':<8}{'threshold':>11}{'false matches':>15}{'false non-matches':>19}   FNMR at this threshold",
+        ]
+        for row in self.thresholds.itertuples():
+            if np.isnan(row.threshold):
+                lines.append(f"{row.fmr:<8g}{'-':>11}")
+                continue
+            rate = _shown(Interval(row.fnmr, row.fnmr_low, row.fnmr_high, 0.95, 0, 0))
+            counts = f"{row.false_matches:>15}{row.false_non_matches:>19}"
+            lines.append(f"{row.fmr:<8g}{row.threshold:>11.6f}{counts}   {rate}")
         if self.failures:
             share, eer, auc = self.failures.fta, _share(self.failures.eer), _share(self.failures.auc)
             lines += ["", f"failures to acquire: {share:.2%} of the pictures; without them EER {eer}, AUC {auc}"]
@@ -105,18 +116,63 @@ def evaluate(
     """
     given = ScoreSet(trials.genuine, trials.impostor, trials) if isinstance(trials, Trials) else trials
     curve, notes = roc(given.genuine, given.impostor), list(given.notes)
-    points = {far: tar_at_far(given.genuine, given.impostor, far) for far in fars}
-    found = _intervals(given, curve, tuple(fars), replicates, seed, notes)
-    for far, point in points.items():
-        if point.reason:
-            found[far] = replace(found[far], value=np.nan, low=np.nan, high=np.nan, reason=point.reason)
+    known = given.trials
+    if known is None:
+        return _evaluation(curve, None, lambda rates: _unmeasured(NO_PEOPLE, rates(curve)), fars, fta, notes)
+    if len(known.score) * replicates > MOST_DRAWN:
+        replicates = max(100, int(MOST_DRAWN / len(known.score)))
+        notes.append(f"intervals from {replicates} replicates, because there are {len(known.score)} comparisons")
+    people = len(np.union1d(known.subject_codes[known.a], known.subject_codes[known.b]))
+    return _evaluation(
+        *(curve, people, lambda rates: subject_bootstrap(known, rates, replicates, seed), fars, fta, notes)
+    )
+
+
+def _evaluation(
+    curve: Roc,
+    people: int | None,
+    interval: Callable[[Callable[[Roc], Any]], Interval],
+    fars: Sequence[float],
+    fta: float | None,
+    notes: Sequence[str],
+) -> Evaluation:
+    """The evaluation of a curve; `interval(statistic)` gives the interval of one rate of it, or of several at once."""
+    for far in fars:
+        threshold_at_far(np.empty(0), far)  # UserError where it is no share
+    table = _thresholds(curve)
+    limits, n = table["threshold"].to_numpy(), len(fars)
+
+    def rates(drawn: Roc) -> np.ndarray:
+        far, tar = drawn.at(limits)
+        return np.concatenate([[drawn.eer()[0], drawn.auc()], drawn.tar_at_far(np.array(fars)), far, 1 - tar])
+
+    if not curve.measurable:
+        reason = f"{curve.n_genuine} genuine and {curve.n_impostor} impostor comparisons; both are needed"
+        found: dict[str | float, Interval] = dict.fromkeys(["eer", "auc", "d_prime", *fars], _unmeasured(reason))
+    else:
+        every: Any = interval(rates)  # with arrays for value, low and high
+        rows = np.array([np.broadcast_to(part, every.value.shape) for part in (every.value, every.low, every.high)])
+        names: tuple[str | float, ...] = ("eer", "auc", *fars)
+        found = {name: replace(every, **_ends(rows[:, k])) for k, name in enumerate(names)}
+        for far in fars:
+            if np.isnan(found[far].value):
+                reason = f"FAR {far:g} cannot be measured with {curve.n_impostor} impostor comparisons"
+                found[far] = _unmeasured(f"{reason}: one of them is already {1 / curve.n_impostor:.2g}")
+        found["d_prime"] = interval(Roc.d_prime)
+        for name, part in (("fmr", rows[:, n + 2 : n + 2 + len(table)]), ("fnmr", rows[:, n + 2 + len(table) :])):
+            table[f"{name}_low"], table[f"{name}_high"] = part[1], part[2]
+    failures = None
+    if fta is not None:
+        fnmr = {far: 1 - found[far].value for far in fars}
+        frr = {far: frr_with_fta(rate, fta) for far, rate in fnmr.items()}
+        failures = Failures(fta, None, None, fnmr, frr, found["eer"].value, found["auc"].value)
     return Evaluation(
-        *(len(given.genuine), len(given.impostor), _people(given.trials), found["eer"], found["auc"], found["d_prime"]),
+        *(curve.n_genuine, curve.n_impostor, people, found["eer"], found["auc"], found["d_prime"]),
         tar={far: found[far] for far in fars},
-        thresholds=_threshold_table(given.genuine, given.impostor),
+        thresholds=table,
         rank1=_unmeasured(NO_VECTORS),
         roc=curve,
-        failures=None if fta is None else _failures(fta, {far: 1 - point.tar for far, point in points.items()}, curve),
+        failures=failures,
         notes=tuple(notes),
     )
 
@@ -217,50 +273,12 @@ def _trials_of_pairs(embeddings: Embeddings, pairs: pd.DataFrame) -> Trials:
     return replace(trials, score=trials.score[number], a=trials.a[number], b=trials.b[number])
 
 
-def _intervals(
-    given: ScoreSet, curve: Roc, fars: tuple[float, ...], replicates: int, seed: int, notes: list[str]
-) -> dict[str | float, Interval]:
-    """The intervals of EER, AUC, d' and of TAR by FAR, by these names; `notes` gets what readers must know of them."""
-
-    def rates(drawn: Roc) -> np.ndarray:
-        return np.concatenate([[drawn.eer()[0], drawn.auc()], drawn.tar_at_far(np.array(fars))])
-
-    names: tuple[str | float, ...] = ("eer", "auc", *fars)
-    values = rates(curve)
-    if given.trials is None:
-        reason = NO_PEOPLE if curve.measurable else _one_kind(curve)
-        found = {name: _unmeasured(reason, value) for name, value in zip(names, values, strict=True)}
-        return found | {"d_prime": _unmeasured(reason, curve.d_prime())}
-    trials = given.trials
-    if len(trials.score) * replicates > MOST_DRAWN:
-        replicates = max(100, int(MOST_DRAWN / len(trials.score)))
-        notes.append(f"intervals from {replicates} replicates, because there are {len(trials.score)} comparisons")
-    rows = subject_bootstrap(trials, rates, replicates, seed)  # type: ignore[arg-type]  # several rates at once
-    ends = (np.broadcast_to(end, values.shape).tolist() for end in (rows.low, rows.high))
-    found = {
-        name: replace(rows, value=value, low=low, high=high)
-        for name, value, low, high in zip(names, values.tolist(), *ends, strict=True)
-    }
-    return found | {"d_prime": subject_bootstrap(trials, Roc.d_prime, replicates, seed)}
+def _unmeasured(reason: str, value: Any = np.nan) -> Interval:
+    return Interval(value, np.nan, np.nan, 0.95, 0, 0, reason)
 
 
-def _failures(fta: float, fnmr: dict[float, float], curve: Roc) -> Failures:
-    frr = {far: frr_with_fta(rate, fta) for far, rate in fnmr.items()}
-    return Failures(fta, None, None, fnmr, frr, curve.eer()[0], curve.auc())
-
-
-def _people(trials: Trials | None) -> int | None:
-    if trials is None:
-        return None
-    return len(np.union1d(trials.subject_codes[trials.a], trials.subject_codes[trials.b]))
-
-
-def _unmeasured(reason: str, value: float = np.nan) -> Interval:
-    return Interval(float(value), np.nan, np.nan, 0.95, 0, 0, reason)
-
-
-def _one_kind(curve: Roc) -> str:
-    return f"{curve.n_genuine} genuine and {curve.n_impostor} impostor comparisons; both are needed"
+def _ends(row: np.ndarray) -> dict[str, float]:
+    return dict(zip(("value", "low", "high"), row.tolist(), strict=True))
 
 
 def _json(value: object) -> object:
@@ -286,14 +304,30 @@ def _share(value: float) -> str:
     return "-" if np.isnan(value) else f"{value:.4f}"
 
 
-def _threshold_table(genuine: np.ndarray, impostor: np.ndarray) -> pd.DataFrame:
+def _thresholds(curve: Roc) -> pd.DataFrame:
+    """The table that vendors and reviewers ask for: at several false match rates, threshold and false non-match rate.
+
+    Columns fmr (asked for; 0: no impostor is accepted), threshold, achieved_fmr, false_matches, fnmr, false_non_matches,
+    later with the ends of the intervals at that threshold. A rate that the comparisons cannot show is NaN.
+    """
     rows = []
-    for far in TABLE:
-        point = tar_at_far(genuine, impostor, far)
-        rows.append(
-            {"fmr": far, "threshold": point.threshold, "achieved_fmr": point.achieved_far, "fnmr": 1 - point.tar}
-        )
-    return pd.DataFrame(rows)
+    for asked in TABLE:
+        threshold, rates = np.nan, (np.nan, np.nan)
+        if curve.measurable and (asked == 0 or asked >= 1 / curve.n_impostor - 1e-12):
+            below, score = curve.impostor.below, curve.impostor.score
+            rejected = int(
+                np.searchsorted(below, curve.impostor.total * (1 - asked - 1e-12))
+            )  # of the impostors, ascending
+            threshold = float(np.nextafter(np.float64(score[max(rejected, 1) - 1]), np.inf))
+            rates = curve.at(threshold)  # type: ignore[assignment]  # two numbers for one threshold
+        far, frr = rates[0], 1 - rates[1]
+        rows.append([asked, threshold, far, far * curve.n_impostor, frr, frr * curve.n_genuine])
+    columns = ["fmr", "threshold", "achieved_fmr", "false_matches", "fnmr", "false_non_matches"]
+    table = pd.DataFrame(rows, columns=columns).assign(
+        fmr_low=np.nan, fmr_high=np.nan, fnmr_low=np.nan, fnmr_high=np.nan
+    )
+    counts = ["false_matches", "false_non_matches"]
+    return table.assign(**table[counts].round().astype("Int64"))
 
 
 def _accuracy(trials: Trials, fold: np.ndarray) -> dict:

@@ -70,6 +70,7 @@ def test_every_rate_has_an_interval_that_holds_it(found):
 
 
 def test_the_intervals_are_over_people_and_seeded(faces, found):
+    assert (found.thresholds["fnmr_low"] <= found.thresholds["fnmr"]).iloc[[0, 1, 3]].all()
     again = evaluate_embeddings(faces, replicates=200)
     assert again.as_json() == found.as_json()
     other = evaluate_embeddings(faces, replicates=200, seed=1)
@@ -113,6 +114,20 @@ def test_failures_are_counted_and_shown_with_and_without(faces):
     assert found.tar[0.1].value < whole.tar[0.1].value
     assert rank1_of_each(vectors, faces.subject_ids)[::12].tolist() == [0] * 5
     assert "failures to acquire: 8.33%" in found.as_text()
+
+
+def test_the_table_of_thresholds_worked_by_hand():
+    impostor = np.arange(100) / 100
+    found = evaluate(ScoreSet(np.array([0.5, 0.945, 0.955, 0.985, 0.995]), impostor, None)).thresholds.set_index("fmr")
+    assert found["false_matches"].tolist()[:2] == [5, 1]
+    assert found.loc[0.05, "achieved_fmr"] == pytest.approx(0.05)
+    assert 0.94 < found.loc[0.05, "threshold"] < 0.940001
+    assert found.loc[0.05, "fnmr"] == pytest.approx(1 / 5)
+    assert found.loc[0.01, "false_non_matches"] == 3  # of scores 0.5, 0.945 and 0.955; the threshold is above 0.98
+    assert np.isnan(found.loc[0.001, "threshold"])
+    assert pd.isna(found.loc[0.001, "false_matches"])
+    assert 0.99 < found.loc[0.0, "threshold"] < 0.990001  # zero FMR
+    assert (found.loc[0.0, "false_matches"], found.loc[0.0, "fnmr"]) == (0, pytest.approx(4 / 5))
 
 
 def test_a_share_of_failures_turns_1065_into_1780():
