@@ -62,7 +62,7 @@ def calibrate(genuine: np.ndarray, impostor: np.ndarray, prior: float = 0.5) -> 
     genuine, impostor = flat(genuine, "genuine"), flat(impostor, "impostor")
     counts = {"n_genuine": len(genuine), "n_impostor": len(impostor)}
     shift = -bayes_threshold(prior)  # log odds of the prior
-    if reason := _one_class(**counts):
+    if reason := _one_class(len(genuine), len(impostor), "development comparisons"):
         return Calibration(np.nan, np.nan, reason=reason, **counts)
     useless = "genuine scores of development people are not the higher ones: every LLR is 0"
     if genuine.max() <= impostor.min():
@@ -94,7 +94,7 @@ def cllr(genuine: np.ndarray, impostor: np.ndarray) -> LlrCost:
     """Cllr and min-Cllr of flat arrays of LLRs; NaN with the reason where one is empty."""
     genuine, impostor = flat(genuine, "genuine"), flat(impostor, "impostor")
     counts = {"n_genuine": len(genuine), "n_impostor": len(impostor)}
-    if reason := _one_class(**counts):
+    if reason := _one_class(len(genuine), len(impostor)):
         return LlrCost(np.nan, np.nan, reason=reason, **counts)
     cost = (np.logaddexp(0, -genuine).mean() + np.logaddexp(0, impostor).mean()) / np.log(4)
     return LlrCost(float(cost), min_cllr_of(roc(genuine, impostor)), reason="", **counts)
@@ -174,7 +174,7 @@ def _pooled(curve: Roc) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
     return score, genuine, impostor, isotonic_regression(share, sample_weight=np.maximum(weight, 1e-300))
 
 
-def _one_class(n_genuine: int, n_impostor: int) -> str:
+def _one_class(n_genuine: int, n_impostor: int, kind: str = "comparisons") -> str:
     if n_genuine and n_impostor:
         return ""
-    return f"{n_genuine} genuine and {n_impostor} impostor comparisons; both are needed"
+    return f"{n_genuine} genuine and {n_impostor} impostor {kind}; both are needed"
