@@ -17,6 +17,7 @@ from ..base.errors import UserError
 from .embedding_files import read_embeddings, read_protocol
 from .embeddings import Embeddings
 from .intervals import Interval, mean_bootstrap, subject_bootstrap
+from .metrics.all_pairs import all_pairs
 from .metrics.curves import Roc, roc
 from .metrics.failures import frr_with_fta
 from .metrics.thresholds import threshold_at_far
@@ -26,6 +27,7 @@ from .scores import FAILED, Trials, genuine_impostor
 FARS = (0.1, 0.01, 0.001, 0.0001)
 TABLE = (1 / 20, 1 / 100, 1 / 1000, 0.0)  # the false match rates of the threshold table
 MOST_DRAWN = 1e9  # comparisons times replicates, about a minute; beyond it, only 100 replicates are drawn or a few more
+MANY = 1_500  # embeddings; more of them are compared in blocks, because a bootstrap over a list of trials is slow
 NO_PEOPLE = "the file names no people, and a bootstrap over comparisons would be too narrow"
 NO_VECTORS = "leave-one-out rank-1 needs embeddings"
 
@@ -161,20 +163,22 @@ def _evaluation(
         found["d_prime"] = interval(Roc.d_prime)
         for name, part in (("fmr", rows[:, n + 2 : n + 2 + len(table)]), ("fnmr", rows[:, n + 2 + len(table) :])):
             table[f"{name}_low"], table[f"{name}_high"] = part[1], part[2]
-    failures = None
-    if fta is not None:
-        fnmr = {far: 1 - found[far].value for far in fars}
-        frr = {far: frr_with_fta(rate, fta) for far, rate in fnmr.items()}
-        failures = Failures(fta, None, None, fnmr, frr, found["eer"].value, found["auc"].value)
+    tar = {far: found[far] for far in fars}
     return Evaluation(
         *(curve.n_genuine, curve.n_impostor, people, found["eer"], found["auc"], found["d_prime"]),
-        tar={far: found[far] for far in fars},
+        tar=tar,
         thresholds=table,
         rank1=_unmeasured(NO_VECTORS),
         roc=curve,
-        failures=failures,
+        failures=None if fta is None else _failures(fta, found["eer"], found["auc"], tar),
         notes=tuple(notes),
     )
+
+
+def _failures(fta: float, eer: Interval, auc: Interval, tar: dict[float, Interval]) -> Failures:
+    fnmr = {far: 1 - rate.value for far, rate in tar.items()}
+    frr = {far: frr_with_fta(rate, fta) for far, rate in fnmr.items()}
+    return Failures(fta, None, None, fnmr, frr, eer.value, auc.value)
 
 
 def evaluate_embeddings(
@@ -189,26 +193,48 @@ def evaluate_embeddings(
     Rank-1 compares each embedding with all others, whatever the protocol. Vectors of zeros count as failures. Where
     `pairs` have the column fold, the accuracy of the folds is added.
     """
-    trials = genuine_impostor(embeddings) if pairs is None else _trials_of_pairs(embeddings, pairs)
-    found = evaluate(trials, fars, replicates, seed)
-    acquired, notes = (embeddings.vectors != 0).any(axis=1), list(found.notes)
-    right = rank1_of_each(embeddings.vectors, embeddings.subject_ids)
-    mated = ~np.isnan(right)
+    if pairs is None and len(embeddings) > MANY:
+        found, right = _all_of_many(embeddings, fars, replicates, seed)
+    else:
+        trials = genuine_impostor(embeddings) if pairs is None else _trials_of_pairs(embeddings, pairs)
+        found, right = (
+            evaluate(trials, fars, replicates, seed),
+            rank1_of_each(embeddings.vectors, embeddings.subject_ids),
+        )
+    mated, notes = ~np.isnan(right), list(found.notes)
     if not mated.all() and len(mated):
         alone = embeddings.pair_ids[~mated]
         notes.append(f"rank-1 leaves out {len(alone)} pictures of people with one picture, the first {alone[0]}")
     rank1 = mean_bootstrap(right[mated], embeddings.subject_ids[mated], replicates, seed)
-    failures = None
-    if not acquired.all():
-        made = acquired[trials.a] & acquired[trials.b]
-        trials_made = replace(trials, score=trials.score[made], a=trials.a[made], b=trials.b[made])
-        without = evaluate(trials_made, fars, replicates, seed, float((~acquired).mean()))
-        if without.failures:
-            failures = replace(without.failures, count=int((~acquired).sum()), pictures=len(acquired))
-        found = replace(found, d_prime=without.d_prime)
-        notes.append("d' leaves failures out, because their score of -1 is a mark and no distance")
     accuracy = None if pairs is None or "fold" not in pairs else _accuracy(trials, pairs["fold"].to_numpy())
-    return replace(found, rank1=rank1, failures=failures, accuracy=accuracy, notes=tuple(notes))
+    found = replace(found, rank1=rank1, accuracy=accuracy, notes=tuple(notes))
+    acquired = (embeddings.vectors != 0).any(axis=1)
+    if acquired.all():
+        return found
+    rest, chosen = embeddings.select(embeddings.pair_ids[acquired]), pairs
+    if pairs is not None:
+        names = set(rest.pair_ids.tolist())
+        chosen = pairs[pairs["pair_id_a"].isin(names) & pairs["pair_id_b"].isin(names)]
+    return _with_failures(
+        found, evaluate_embeddings(rest, chosen, fars, replicates, seed), (~acquired).sum(), acquired.size
+    )
+
+
+def _all_of_many(
+    embeddings: Embeddings, fars: Sequence[float], replicates: int, seed: int
+) -> tuple[Evaluation, np.ndarray]:
+    """(evaluation, `rank1_of_each`) of each with each, counted in blocks: exact, without a list of comparisons."""
+    exact = (*fars, *(far for far in TABLE if far))
+    pairs = all_pairs(embeddings.vectors, embeddings.subject_ids, exact, replicates, seed)
+    return _evaluation(pairs.roc, pairs.people, pairs.interval, fars, None, ()), pairs.right
+
+
+def _with_failures(found: Evaluation, without: Evaluation, count: int, pictures: int) -> Evaluation:
+    """The evaluation with the rates `without` the comparisons of failed pictures beside its own."""
+    note = "d' leaves failures out, because their score of -1 is a mark and no distance"
+    failures = _failures(count / pictures, without.eer, without.auc, without.tar)
+    failures = replace(failures, count=int(count), pictures=pictures)
+    return replace(found, failures=failures, d_prime=without.d_prime, notes=(*found.notes, note))
 
 
 def evaluate_file(

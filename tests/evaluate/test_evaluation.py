@@ -165,6 +165,35 @@ def test_a_large_set_gets_fewer_replicates_and_says_so(monkeypatch, faces, found
     assert "100 replicates, because there are 1770 comparisons" in few.notes[0]
 
 
+def test_many_embeddings_get_the_same_numbers_in_blocks(monkeypatch):
+    faces = people(30, 6, seed=3)
+    faces.vectors[7] = 0
+    faces.vectors[8] = faces.vectors[9]
+    listed = evaluate_embeddings(faces, replicates=400)
+    monkeypatch.setattr(evaluation, "MANY", 0)
+    found = evaluate_embeddings(faces, replicates=400)
+    assert (found.genuine, found.impostor, found.people) == (listed.genuine, listed.impostor, listed.people)
+    assert found.notes == listed.notes
+    assert found.failures.frr == pytest.approx(listed.failures.frr, abs=1e-12, nan_ok=True)
+    pd.testing.assert_frame_equal(found.thresholds.iloc[:, :6], listed.thresholds.iloc[:, :6], atol=1e-9, rtol=0)
+    for one, other in (
+        *((listed.eer, found.eer), (listed.auc, found.auc), (listed.d_prime, found.d_prime)),
+        *((listed.rank1, found.rank1), *zip(listed.tar.values(), found.tar.values(), strict=True)),
+    ):
+        assert one.value == pytest.approx(other.value, abs=1e-9, nan_ok=True)
+        assert one.reason == other.reason
+        np.testing.assert_allclose([one.low, one.high], [other.low, other.high], atol=0.02)
+
+
+def test_rates_of_perfect_embeddings_stay_rates(monkeypatch):
+    monkeypatch.setattr(evaluation, "MANY", 0)
+    found = evaluate_embeddings(people(12, 4, noise=0.01), replicates=50)
+    assert found.eer.value == 0
+    assert 0 <= found.eer.low < found.eer.high < 0.5
+    assert found.auc.value == 1
+    assert 0.5 < found.auc.low < found.auc.high <= 1
+
+
 def test_a_protocol_chooses_the_comparisons_and_its_folds(tmp_path, faces):
     names = np.array([f"{person}_{k % 5 + 1:04d}" for k, person in enumerate(faces.subject_ids)])
     np.savez(tmp_path / "f.npz", pair_ids=names, subject_ids=faces.subject_ids, vectors=faces.vectors)

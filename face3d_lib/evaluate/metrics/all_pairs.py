@@ -53,7 +53,9 @@ class AllPairs:
         value = statistic(self.roc)
         drawn = np.array([statistic(roc) for roc in self.replicates.curves(self.replicates.weights)], float)
         if len(drawn):
+            rate = ((drawn >= 0) & (drawn <= 1)).all(axis=0)
             drawn += value - statistic(next(self.replicates.curves(np.ones((1, self.people)))))
+            drawn = np.where(rate, np.clip(drawn, 0, 1), drawn)  # a shifted rate stays a rate, so gets its interval
         return interval_of(value, drawn, self.people, self.replicates.with_genuine, level)
 
 
