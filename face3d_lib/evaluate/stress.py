@@ -110,7 +110,10 @@ def new_people(
 def people_of_run(
     division: Splits, files: Sequence[PairFiles], convention: DepthConvention, group: str = "test"
 ) -> list[Person]:
-    """The enrolled people of one group of a run's split, with the raw pairs of their gallery and their probes."""
+    """The enrolled people of one group of a run's split, with the raw pairs of their gallery and their probes.
+
+    Raises UserError where the group has no probe.
+    """
     by_id = {row.pair_id: Recorded(row, convention) for row in files}
     parts = []
     for table in (division.gallery, division.probe):
@@ -119,6 +122,8 @@ def people_of_run(
             {name: tuple(by_id[pair_id] for pair_id in rows) for name, rows in chosen.groupby("cls_name")["pair_id"]}
         )
     enrolment, probes = parts
+    if not probes:
+        raise UserError(f"the split has no probes of {group} people: add people or pictures, or test new people")
     return [Person(str(name), enrolment[name], probes.get(name, ())) for name in sorted(enrolment)]
 
 
@@ -303,7 +308,7 @@ def stress(
     UserError where networks were trained on crops of different settings, or need another unit of depth.
     """
     if not people:
-        raise UserError("stress: nobody to test: the run's split enrols no test person")
+        raise UserError("stress: nobody to test: set people to 3 or more")
     settings = networks[0].card.alignment
     units = {source.convention.unit if isinstance(source, Recorded) else "mm" for source in people[0].enrolment}
     for network in networks:

@@ -55,6 +55,14 @@ def test_differences_show_their_verdicts():
     assert points["depth hurts"] == [0.1]
 
 
+def test_a_table_without_rates_is_drawn_empty():
+    table = pd.DataFrame(
+        {"knob": ["", "yaw"], "level": [0.0, 15], "eer": np.nan, "eer_low": np.nan, "eer_high": np.nan}
+    )
+    (panel,) = shown(figures_stress.differences_figure(table.assign(eer_verdict="no data"), "eer"))
+    assert panel.get_ylim() == pytest.approx((-1.05 * 0.05, 1.05 * 0.05))
+
+
 def test_examples_show_every_level_of_every_knob_that_can_be_seen():
     levels = {"yaw": [60.0], "holes": [0.25, 0.75], "no_depth": [1.0]}
     figure = figures_stress.examples_figure(Drawn(0, 5000, 1000), levels)

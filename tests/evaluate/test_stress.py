@@ -184,6 +184,8 @@ def test_the_people_of_a_run_keep_their_gallery_and_their_probes():
     found = [(p.subject_id, [s.pair_id for s in p.enrolment], [s.pair_id for s in p.probes]) for p in people]
     assert found == [("ada", ["ada/0"], []), ("bo", ["bo/0"], ["bo/1", "bo/2"])]
     assert isinstance(people[1].probes[0], Recorded)
+    with pytest.raises(UserError, match="no probes of train people"):
+        stress_test.people_of_run(division, files, DepthConvention("mm", "farther"), "train")
 
 
 def test_levels_are_spread_and_hold_the_worst():
