@@ -64,7 +64,8 @@ def require_knobs(names: list[str], kinds: tuple[str, ...] = ("scene", "pair", "
         if names.count(name) > 1:
             raise UserError(f"knobs: {name} is named twice: leave one out")
         if KNOBS[name].kind not in kinds:
-            raise UserError(f"knobs: {name} is a {KNOBS[name].kind} knob; here only {' and '.join(kinds)} knobs work")
+            need = "; a scene changes only for new synthetic people" if KNOBS[name].kind == "scene" else ""
+            raise UserError(f"knobs: {name} is a {KNOBS[name].kind} knob, which does not work here{need}")
 
 
 def degrade(pair: RGBDPair, name: str, level: float, seed: int = 0) -> RGBDPair:
