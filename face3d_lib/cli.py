@@ -92,6 +92,20 @@ def demo(
 
 
 @app.command()
+def report(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="run that is reported, such as demo")],
+    output: Annotated[Path | None, typer.Option(help="HTML file to write; default: report.html in the run")] = None,
+    csv: Annotated[Path | None, typer.Option(help="folder for the tables as csv, in full precision")] = None,
+    tex: Annotated[Path | None, typer.Option(help="folder for the tables as LaTeX (booktabs)")] = None,
+    faces: Annotated[bool, typer.Option("--faces", help="show pictures of people who may be real")] = False,
+) -> None:
+    """Write all results of a run into one HTML file that opens without a network and prints well."""
+    from .evaluate.report import report_run
+
+    print(*report_run(name, output, csv, tex, faces), sep="\n")
+
+
+@app.command()
 def figures(
     runs: Annotated[
         list[str] | None,
