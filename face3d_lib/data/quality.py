@@ -25,7 +25,7 @@ from .pairs import BadPair, PairFiles, RGBDPair, find_pairs
 from .warp import EYES_TEMPLATE_PX, MATRIX, MM_PER_TEMPLATE_PX, source_of, template_transform
 
 QUALITY = {  # column -> +1 where more is better, -1 where less is better; their units are in UNITS
-    "holes": -1, "noise_mm": -1, "zigzag": -1, "distance_mm": -1, "turn_deg": -1, "shift_off_px": -1,
+    "holes": -1, "noise_mm": -1, "zigzag": -1, "distance_mm": -1, "turn_deg": -1,
     "eye_px": 1, "sharpness": 1, "brightness": 1, "contrast": 1, "clipped": -1, "side_light": -1, "probability": 1,
 }  # fmt: skip
 UNITS = {  # column of `measure_folder` -> unit and meaning
