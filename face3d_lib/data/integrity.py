@@ -29,7 +29,7 @@ from .warp import EYES_TEMPLATE_PX
 
 ZIGZAG_SENSOR = 0.075  # see the top of this file; half of the people of four sets chose it, see notebooks/README.md
 SURE_SHARE = 0.75  # of the pairs that could be judged
-COLOUR_SURE = 0.5  # R^2; 0.29 and less in single pairs of true, rendered and estimated depth
+COLOUR_SURE = 0.5  # R^2; 0.39 and less in single pairs of true, rendered and estimated depth
 FROZEN_SHARE = 0.25  # of the lively parts of a depth map that equal another picture's
 HOLES_LIMIT = 0.2  # median share of the face without a reading
 SHIFT_LIMIT = 0.1  # eye distances between depth and colour
