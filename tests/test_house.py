@@ -23,6 +23,7 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
     ],
     "evaluate": [
         *["embeddings", "embed", "scores", "metrics.checks", "metrics.curves", "metrics.thresholds"],
+        "metrics.pairs_protocol",
         *[
             "metrics.identification",
             "metrics.failures",
@@ -39,7 +40,7 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
         *["trained", "words", "compare", "rating", "score_files", "embedding_files", "evaluation", "other_systems"],
         *["systems", "people", "groups"],
         *["degradations", "conditions", "stress", "stress_rates"],
-        *["pictures", "figures", "figures_identification", "figures_calibration", "figures_stress"],
+        *["pictures", "figures", "figures_identification", "figures_rates", "figures_calibration", "figures_stress"],
         *["figures_people"],
         *["live", "explore", "widgets", "report_tables", "report_run", "report_rates", "report"],
     ],

@@ -38,14 +38,14 @@ class Steps:
         """The weight of all comparisons."""
         return float(self.below[-1])
 
-    def under(self, threshold: ArrayLike) -> np.ndarray | float:
-        """The share of the weight with a score below each threshold; NaN where there is no weight."""
+    def reach(self, threshold: ArrayLike) -> np.ndarray | float:
+        """The share of the weight with at least the score of each threshold; NaN where there is no weight."""
         if self.every is not None:
             found = [np.count_nonzero(self.every < value) for value in np.ravel(threshold)]
             below = np.array(found, np.int64).reshape(np.shape(threshold))
         else:
             below = self.below[np.searchsorted(self.score, threshold)]
-        return below / self.total if self.total else np.full(np.shape(threshold), np.nan)[()]
+        return (self.total - below) / self.total if self.total else np.full(np.shape(threshold), np.nan)[()]
 
     def share_of(self, score: np.ndarray) -> np.ndarray:
         """(K,) the share of the weight from one of the ascending scores (K,) to the next, the latter left out."""
@@ -98,7 +98,7 @@ class Roc:
 
     def at(self, threshold: ArrayLike) -> tuple[np.ndarray | float, np.ndarray | float]:
         """FAR and TAR at any thresholds (number or array): the shares that score at least the threshold."""
-        return 1 - self.impostor.under(threshold), 1 - self.genuine.under(threshold)
+        return self.impostor.reach(threshold), self.genuine.reach(threshold)
 
     def at_every_score(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(K,) each distinct score, ascending, and the shares of the genuine and of the impostor weight with just it.
@@ -119,6 +119,32 @@ class Roc:
         passed = np.searchsorted(self.genuine.score, highest, side="right")
         tar = 1 - self.genuine.below[np.where(first > 0, passed, 0)] / self.genuine.total
         return np.where(far < 1 / self.n_impostor - ROUNDING, np.nan, tar)[()]
+
+    def threshold_at_far(self, far: float) -> float:
+        """The lowest threshold whose FAR is at most `far`, just above an impostor score; NaN as in `tar_at_far`.
+
+        `far` = 0 gives the lowest threshold that accepts no impostor (zero-FMR).
+        """
+        if not self.measurable or 0 < far < 1 / self.n_impostor - ROUNDING:
+            return np.nan
+        first = int(np.searchsorted(self.impostor.below, max(0.0, self.impostor.total * (1 - far - ROUNDING))))
+        if first == 0:
+            return float(self.impostor.score[0])
+        highest = self.impostor.score[first - 1]
+        if self.impostor.every is not None:
+            rejected = len(self.impostor.every) - int(len(self.impostor.every) * (far + ROUNDING))
+            highest = np.partition(self.impostor.every, rejected - 1)[rejected - 1]
+        return float(np.nextafter(np.float64(highest), np.inf))
+
+    def fnmr_at_far(self, far: float) -> float:
+        """1 - TAR at `threshold_at_far(far)`; NaN where there is no such threshold."""
+        threshold = self.threshold_at_far(far)
+        return np.nan if np.isnan(threshold) else float(self._frr(threshold))
+
+    def hter(self, threshold: float) -> float:
+        """The half total error rate (FAR + FRR) / 2 at a threshold, which should be chosen on other people."""
+        far, tar = self.at(threshold)
+        return float((far + 1 - tar) / 2)
 
     def eer(self) -> tuple[float, float]:
         """The equal error rate, (FAR + FRR) / 2 where the two are nearest, and the threshold there, one of the scores.

@@ -1,0 +1,75 @@
+"""Accuracy over folds of pairs: each fold is decided by a threshold that is chosen on all other folds. Pure numpy.
+
+This is view 2 of Labeled Faces in the Wild (Huang, Ramesh, Berg and Learned-Miller 2007, "Labeled Faces in the Wild",
+section 4): ten folds, the mean accuracy, and its standard error.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..scores import Trials
+from .checks import flat
+from .curves import subject_numbers
+
+
+@dataclass(frozen=True, eq=False)
+class FoldAccuracy:
+    """The share of comparisons that are decided rightly, by fold and over all folds."""
+
+    mean: float  # of the folds; NaN where it cannot be measured
+    standard_error: float  # standard deviation of the folds (divided by one less) / root of their number
+    accuracy: np.ndarray  # (K,) of each fold
+    threshold: np.ndarray  # (K,) the threshold that decided each fold, chosen on the others
+    n: int  # comparisons in folds
+    left_out: int  # comparisons in no fold (-1)
+    reason: str = ""
+
+
+def fold_accuracy(score: ArrayLike, same: ArrayLike, fold: ArrayLike) -> FoldAccuracy:
+    """The accuracy of T comparisons over folds.
+
+    `score` (T,), `same` (T,) bool, `fold` (T,) int, -1 for comparisons that belong to no fold. Of thresholds that are
+    equally good on the other folds the middle one is taken. NaN with the reason for fewer than two folds, or where the
+    others of some fold show one kind of comparison only. ValueError where a score is not finite.
+    """
+    score, same, fold = flat(np.asarray(score), "scores"), np.asarray(same, bool), np.asarray(fold)
+    inside = fold >= 0
+    folds = np.unique(fold[inside])
+    n, left_out = int(inside.sum()), int((~inside).sum())
+    reason = "" if len(folds) > 1 else f"{len(folds)} folds; two are needed"
+    accuracy, threshold = np.full(len(folds), np.nan), np.full(len(folds), np.nan)
+    for k, this in enumerate(folds if not reason else []):
+        learn, decide = inside & (fold != this), fold == this
+        if same[learn].all() or not same[learn].any():
+            reason = f"the folds other than {this} show one kind of comparison only"
+            break
+        threshold[k] = best_threshold(score[learn & same], score[learn & ~same])
+        accuracy[k] = ((score[decide] >= threshold[k]) == same[decide]).mean()
+    if reason:
+        return FoldAccuracy(np.nan, np.nan, accuracy, threshold, n, left_out, reason)
+    error = float(accuracy.std(ddof=1) / np.sqrt(len(folds)))
+    return FoldAccuracy(float(accuracy.mean()), error, accuracy, threshold, n, left_out)
+
+
+def best_threshold(genuine: np.ndarray, impostor: np.ndarray) -> float:
+    """The threshold that decides most comparisons rightly, one of the scores or just above all; of several the middle."""
+    genuine, impostor = np.sort(genuine), np.sort(impostor)
+    limits = np.union1d(genuine, impostor)
+    limits = np.append(limits, np.nextafter(limits[-1], np.inf))
+    right = len(genuine) - np.searchsorted(genuine, limits) + np.searchsorted(impostor, limits)
+    best = np.flatnonzero(right == right.max())
+    return float(limits[best[len(best) // 2]])
+
+
+def folds_of_people(trials: Trials, n_folds: int = 10, seed: int = 0) -> np.ndarray:
+    """(T,) int: the fold of each comparison, when people are dealt to folds so that nobody is in two of them.
+
+    Comparisons of people in two folds get -1 and are left out of `fold_accuracy`. With fewer people than folds there is
+    a fold for each person.
+    """
+    first, second = subject_numbers(trials)
+    people = int(max(first.max(initial=-1), second.max(initial=-1))) + 1
+    of_person = np.random.default_rng(seed).permutation(people) % n_folds
+    return np.where(of_person[first] == of_person[second], of_person[first], -1)
