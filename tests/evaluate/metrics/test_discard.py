@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_trials import make_trials
 
+from face3d_lib.evaluate import intervals
 from face3d_lib.evaluate.metrics import curves, discard
-from face3d_lib.evaluate.metrics.discard import discard_curve, eer_of_the_rest, random_order
+from face3d_lib.evaluate.metrics.discard import discard_curve, eer_of_the_rest, gains, random_order
 from face3d_lib.evaluate.scores import Trials
 
 # Five people with two pictures each: five genuine comparisons, whose scores and qualities are given below
@@ -119,6 +120,28 @@ def test_the_equal_error_rate_of_what_is_left():
     cut = discard_curve(trials, quality).at(0.3)[1]
     kept = np.minimum(quality[trials.a], quality[trials.b]) >= cut
     assert rates[1] == curves.eer(trials.score[kept & trials.same], trials.score[kept & ~trials.same])[0] < rates[0]
+
+
+def test_the_gain_has_an_interval_over_people():
+    trials, quality = foreseen()
+    curve = discard_curve(trials, quality)
+    values, who = gains(trials, quality, 0.2), trials.subject_ids[trials.a][trials.same]
+    assert values.mean() == pytest.approx(curve.at(0.2)[0] - curve.fnmr[0], abs=1e-12)
+    found = intervals.mean_bootstrap(values, who, 2000, difference=True)
+    assert found.value < 0
+    assert found.p_value < 0.05
+    # people drawn again, and both rates counted again at the same threshold and cut
+    rejected = trials.genuine < curve.threshold
+    kept = discard.comparison_quality(trials, quality)[trials.same] >= curve.at(0.2)[1]
+    people, row = np.unique(who, return_inverse=True)
+    weight = np.random.default_rng(0).multinomial(len(people), np.full(len(people), 1 / len(people)), 2000)[:, row]
+    left, every = weight * kept, weight
+    changes = (left @ rejected) / left.sum(axis=1) - (every @ rejected) / every.sum(axis=1)
+    from_values = (weight @ values) / weight.sum(axis=1)
+    assert from_values.std() == pytest.approx(changes.std(), rel=0.1)
+    assert np.corrcoef(from_values, changes)[0, 1] > 0.95
+    useless = gains(trials, np.ones(len(trials.pair_ids)), 0.2)
+    np.testing.assert_allclose(useless, 0, atol=1e-12)  # one block: nothing is discarded
 
 
 @settings(max_examples=40, deadline=None)
