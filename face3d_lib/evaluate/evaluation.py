@@ -20,12 +20,12 @@ from .intervals import Interval, mean_bootstrap, subject_bootstrap
 from .metrics.all_pairs import all_pairs
 from .metrics.curves import Roc, roc
 from .metrics.failures import frr_with_fta
-from .metrics.thresholds import threshold_at_far
+from .metrics.pairs_protocol import fold_accuracy
+from .metrics.thresholds import TABLE, threshold_at_far, threshold_table
 from .score_files import ScoreSet, read_scores
 from .scores import FAILED, Trials, genuine_impostor
 
 FARS = (0.1, 0.01, 0.001, 0.0001)
-TABLE = (1 / 20, 1 / 100, 1 / 1000, 0.0)  # the false match rates of the threshold table
 MOST_DRAWN = 1e9  # comparisons times replicates, about a minute; beyond it, only 100 replicates are drawn or a few more
 MANY = 1_500  # embeddings; more of them are compared in blocks, because a bootstrap over a list of trials is slow
 NO_PEOPLE = "the file names no people, and a bootstrap over comparisons would be too narrow"
@@ -336,34 +336,13 @@ def _thresholds(curve: Roc) -> pd.DataFrame:
     Columns fmr (asked for; 0: no impostor is accepted), threshold, achieved_fmr, false_matches, fnmr, false_non_matches,
     later with the ends of the intervals at that threshold. A rate that the comparisons cannot show is NaN.
     """
-    rows = []
-    for asked in TABLE:
-        threshold, rates = np.nan, (np.nan, np.nan)
-        if curve.measurable and (asked == 0 or asked >= 1 / curve.n_impostor - 1e-12):
-            below, score = curve.impostor.below, curve.impostor.score
-            rejected = int(
-                np.searchsorted(below, curve.impostor.total * (1 - asked - 1e-12))
-            )  # of the impostors, ascending
-            threshold = float(np.nextafter(np.float64(score[max(rejected, 1) - 1]), np.inf))
-            rates = curve.at(threshold)  # type: ignore[assignment]  # two numbers for one threshold
-        far, frr = rates[0], 1 - rates[1]
-        rows.append([asked, threshold, far, far * curve.n_impostor, frr, frr * curve.n_genuine])
-    columns = ["fmr", "threshold", "achieved_fmr", "false_matches", "fnmr", "false_non_matches"]
-    table = pd.DataFrame(rows, columns=columns).assign(
-        fmr_low=np.nan, fmr_high=np.nan, fnmr_low=np.nan, fnmr_high=np.nan
-    )
+    table = threshold_table(curve).rename(columns={"fmr": "achieved_fmr", "asked_fmr": "fmr"})
+    table = table.drop(columns=["impostor", "genuine", "reason"]).assign(fmr_low=np.nan, fmr_high=np.nan)
     counts = ["false_matches", "false_non_matches"]
     return table.assign(**table[counts].round().astype("Int64"))
 
 
 def _accuracy(trials: Trials, fold: np.ndarray) -> dict:
-    rates = []
-    for k in np.unique(fold):
-        learn, test = fold != k, fold == k
-        limits = np.unique(trials.score[learn])
-        genuine, impostor = np.sort(trials.score[learn & trials.same]), np.sort(trials.score[learn & ~trials.same])
-        right = len(genuine) - np.searchsorted(genuine, limits) + np.searchsorted(impostor, limits)
-        limit = limits[right.argmax()]
-        rates.append(float(((trials.score[test] >= limit) == trials.same[test]).mean()))
-    error = np.std(rates, ddof=1) / np.sqrt(len(rates))
-    return {"mean": float(np.mean(rates)), "standard_error": float(error), "folds": len(rates)}
+    found = fold_accuracy(trials.score, trials.same, fold)
+    shown = {"mean": found.mean, "standard_error": found.standard_error, "folds": len(found.accuracy)}
+    return shown | ({"reason": found.reason} if found.reason else {})

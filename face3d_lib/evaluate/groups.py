@@ -175,7 +175,7 @@ def _rates(part: Trials, threshold: float, right: pd.Series | None, replicates: 
     """The rates of one group's trials and probes with their intervals."""
 
     def false_matches(roc: Roc) -> float:
-        return float(roc.far[np.searchsorted(-roc.threshold, -threshold, side="right") - 1])
+        return float(roc.at(threshold)[0])
 
     nothing = Interval(np.nan, np.nan, np.nan, 0.95, 0, 0, "no threshold")
     known = not np.isnan(threshold)
