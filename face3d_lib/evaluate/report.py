@@ -21,6 +21,7 @@ from ..runs.folders import run_folder
 from ..runs.record import read_record, utc_now
 from ..train.model_files import ModelCard
 from .other_systems import read_systems
+from .report_more import more_sections, pictures_of
 from .report_rates import comparison_section, failures_section, people_section, rate_systems, rates_section
 from .report_run import (
     data_section,
@@ -32,16 +33,19 @@ from .report_run import (
     records_of,
     training_section,
 )
-from .report_tables import Picture, Section, Table, letter
+from .report_tables import Section, Table, letter
 from .systems import compared_systems
 from .trained import Trained, find_models
 
 VERIFICATION, IDENTIFICATION, FAILURES = "40_evaluate_verification", "41_evaluate_identification", "47_find_failures"
-FACES = {  # figures that show people: (notebook, name) -> caption
-    ("10_align_faces", "aligned"): "Aligned crops with lines of equal depth.",
-    (VERIFICATION, "overview"): "Test people in colour and depth, and the rates of the systems.",
-    (FAILURES, "rejected"): "The worst comparisons of two pictures of one person.",
-    (FAILURES, "accepted"): "The worst comparisons of two people.",
+FACES = {  # figures that show people: notebook -> name -> caption
+    "10_align_faces": {"aligned": "Aligned crops with lines of equal depth."},
+    VERIFICATION: {"overview": "Test people in colour and depth, and the rates of the systems."},
+    FAILURES: {
+        "rejected": "The worst comparisons of two pictures of one person.",
+        "accepted": "The worst comparisons of two people.",
+    },
+    "44_stress_systems": {"examples": "A picture at the levels of each degradation."},
 }
 TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 TEX |= {letter: "\\" + letter for letter in "&%$#_{}"}
@@ -91,6 +95,7 @@ def make_report(run: str, faces: bool = False) -> Report:
         found, line = _rated_sections(run, compared, division, networks)
         sections, summary = [*sections, *found], [*summary, line]
     sections.append(people_section(run, done(run, FAILURES)))
+    sections += more_sections(run)
     sections.append(_faces_section(run, faces or is_synthetic(run)))
     sections.append(training_section([(network.label, network.card) for network in networks]))
     sections.append(provenance_section(run))
@@ -167,11 +172,9 @@ def _faces_section(run: str, shown: bool) -> Section:
         text = f"Pictures of people are left out, because they may be real; face3d report {run} --faces shows them."
         return Section("Pictures of people", text=[text])
     pictures = []
-    for (notebook, name), caption in FACES.items():
+    for notebook, captions in FACES.items():
         folder = done(run, notebook)
-        path = folder / "figures" / f"{name}.png" if folder else None
-        if path and path.is_file():
-            pictures.append(Picture(caption, path.read_bytes()))
+        pictures += pictures_of(folder, captions) if folder else []
     return Section("Pictures of people", pictures=pictures)
 
 

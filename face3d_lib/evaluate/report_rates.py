@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from ..base.tables import read_table
@@ -19,6 +20,7 @@ from .metrics.identification import cmc, dir_at, dir_curve, identified
 from .metrics.thresholds import OperatingPoint, rates_at, threshold_at_far_or_above
 from .pictures import literal, png_of
 from .protocol import unseen_people
+from .report_more import pictures_of
 from .report_run import accuracy_of, makes
 from .report_tables import Picture, Section, Table, Value
 from .score_files import ScoreSet
@@ -74,13 +76,7 @@ def rates_section(rated: list[Rated], far: float, far_open: float) -> Section:
     columns = ["system", *(f"TAR@FAR={asked:g}" for asked in FARS)]
     rows = [[one.label, *(one.found.tar[asked] for asked in FARS)] for one in rated]
     tables.append(Table("tar", "True accept rate at false accept rates of the test people", columns, rows))
-    columns = ["system", "threshold", "FMR asked for", "FMR", "FNMR"]
-    rows = [
-        [one.label, row["threshold"], row["fmr"], row["achieved_fmr"], row["fnmr"]]
-        for one in rated
-        for row in one.found.thresholds.to_dict("records")
-    ]
-    tables.append(Table("thresholds", "Thresholds on the test people's own scores", columns, rows))
+    tables.append(_threshold_table(rated))
     columns = ["system", "threshold", "FAR", "TAR", "false accepts", "false rejects"]
     rows = [
         [one.label, one.threshold, p.achieved_far, p.tar, p.false_accepts, p.false_rejects]
@@ -92,6 +88,23 @@ def rates_section(rated: list[Rated], far: float, far_open: float) -> Section:
     tables.append(Table("dev_threshold", title, columns, rows, note))
     tables.append(_open_set_table(rated, far_open))
     return Section("Rates", tables=tables, pictures=_curves(rated))
+
+
+def _threshold_table(rated: list[Rated]) -> Table:
+    """The threshold table of each system: thresholds at several false match rates, counts, rates and intervals."""
+    rows: list[list[Value]] = []
+    for one in rated:
+        for row in one.found.thresholds.to_dict("records"):
+            why = "" if not np.isnan(row["threshold"]) else f"{one.found.impostor} impostor comparisons are too few"
+            rates = [
+                Interval(row[name], row[f"{ends}_low"], row[f"{ends}_high"], 0.95, 0, 0, why)
+                for name, ends in (("achieved_fmr", "fmr"), ("fnmr", "fnmr"))
+            ]
+            counts = [None if pd.isna(row[name]) else int(row[name]) for name in ("false_matches", "false_non_matches")]
+            asked = f"{row['fmr']:g}" if row["fmr"] else "0 (no impostor)"
+            rows.append([one.label, asked, row["threshold"], rates[0], counts[0], rates[1], counts[1]])
+    columns = ["system", "FMR asked for", "threshold", "FMR", "false matches", "FNMR", "false non-matches"]
+    return Table("thresholds", "Thresholds on the test people's own scores", columns, rows)
 
 
 def _open_set_table(rated: list[Rated], far: float) -> Table:
@@ -205,7 +218,9 @@ def people_section(run: str, folder: Path | None) -> Section:
         return Section(title, missing=[makes(run, "47_find_failures", "Rates by person and by group")])
     people = read_table(folder / "people.csv", ["person", "system"])
     columns = ["system", "person", "genuine", "fnmr", "genuine_mean", "impostor", "fmr", "impostor_mean", "animal"]
-    worst = people.assign(order=-_numbers(people["fnmr"])).sort_values("order", kind="stable")
+    worst = people.assign(order=-pd.to_numeric(people["fnmr"], errors="coerce").fillna(-1)).sort_values(
+        "order", kind="stable"
+    )
     rows = [[_value(cell) for cell in row] for row in worst[columns].itertuples(index=False)]
     heads = [
         "system",
@@ -220,7 +235,7 @@ def people_section(run: str, folder: Path | None) -> Section:
     ]
     note = "The people with the highest false non-match rates come first. Goats match themselves badly, wolves match others."
     tables = [Table("people", "Rates of each person", heads, rows, note, short=MOST_ROWS)]
-    groups = read_table(folder / "groups.csv", ["group"])
+    groups, text = read_table(folder / "groups.csv", ["group"]), []
     if len(groups):
         rows = []
         for row in groups.to_dict("records"):
@@ -235,21 +250,15 @@ def people_section(run: str, folder: Path | None) -> Section:
         heads = ["column", "group", "system", "people", "pictures", "failed", "FTA", "FNMR", "FMR", "EER", "rank-1"]
         tables.append(Table("groups", "Rates by the columns of the manifest", heads, rows))
         apart = read_table(folder / "differences.csv", ["column"])
-        rows = [[_value(cell) for cell in row] for row in apart[apart["shown"] == "True"].itertuples(index=False)]
+        shown = apart[apart["shown"] == "True"].drop(columns="shown")
+        rows = [[_value(cell) for cell in row] for row in shown.itertuples(index=False)]
         note = f"{len(rows)} of {len(apart)} differences between groups are more than chance (Holm's correction)."
-        tables.append(Table("differences", "Groups that differ from all others", list(apart.columns), rows, note))
-    pictures = [
-        Picture(caption, (folder / "figures" / f"{name}.png").read_bytes())
-        for name, caption in (("zoo", "Each point is a person."), ("groups", "Rates by group, with 95 % intervals."))
-        if (folder / "figures" / f"{name}.png").is_file()
-    ]
-    return Section(title, tables=tables, pictures=pictures)
-
-
-def _numbers(cells: "object") -> "np.ndarray":
-    import pandas as pd
-
-    return pd.to_numeric(pd.Series(cells), errors="coerce").fillna(-1).to_numpy(float)
+        if rows:
+            heads = ["column", "group", "rate", "difference", "low", "high", "p", "system", "p, corrected"]
+            tables.append(Table("differences", "Groups that differ from all others", heads, rows))
+        text = [note]
+    captions = {"zoo": "Each point is a person.", "groups": "Rates by group, with 95 % intervals."}
+    return Section(title, text, tables, pictures_of(folder, captions))
 
 
 def _value(cell: str) -> Value:

@@ -94,7 +94,7 @@ def protocol_section(division: Splits, cards: dict[str, ModelCard]) -> Section:
     text = [
         "Train people train the networks. Thresholds and weights are chosen on dev people, and rates are reported on test "
         "people; nobody is in two of these groups. A comparison is accepted exactly when its score is at least the threshold.",
-        *audited,
+        *(line[:1].upper() + line[1:] + "." * (not line.endswith(".")) for line in audited),
         *unmeasured(people).values(),
     ]
     return Section("Protocol and audit", text=text, tables=tables)

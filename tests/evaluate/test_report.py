@@ -63,7 +63,7 @@ class Page(HTMLParser):
     def handle_data(self, data):
         self.text += data if "style" not in self.stack else ""
         if self.stack and self.stack[-1] in ("td", "th"):  # a footnote's mark stands in <sup>
-            self.rows[-1][-1] += data
+            self.rows[-1][-1] += data.replace("\xa0", " ")
 
 
 def written(run="small", faces=False):
@@ -185,6 +185,45 @@ def test_people_and_groups_of_notebook_47(runs):
     assert "too few" in page.text
     assert len(page.tables["differences"]) == 2
     assert "1 of 2 differences between groups are more than chance" in page.text
+
+
+def test_what_other_notebooks_measured(runs):
+    make_run(runs, PEOPLE)
+    rates = [
+        {
+            "model": "rgb",
+            "protocol": "sessions",
+            "people": 3,
+            "eer": 0.25,
+            "eer_low": 0.125,
+            "eer_high": 0.5,
+            "note": "",
+        }
+    ]
+    rates += [
+        {"model": "x", "protocol": "poses", "people": 1, "eer": None, "eer_low": None, "eer_high": None, "note": "one"}
+    ]
+    record(runs, "small", "46_compare_protocols", {"rates": rates})
+    costs = {"rgb + depth": {"cllr": 0.5, "cllr_low": 0.25, "cllr_high": 0.75, "slope": 5.0}}
+    normed = [{"system": "rgb", "norm": "z", "eer": 0.25, "change": 0.125, "low": -0.125, "high": 0.25, "p": 0.5}]
+    record(runs, "small", "48_calibrate_scores", {"systems": costs, "normalised": normed})
+    by_pose = {
+        "pose": [{"value": "half", "system": "rgbd", "probes": 4, "rank1": 0.5, "rank1_low": 0.25, "rank1_high": 0.75}]
+    }
+    record(
+        runs,
+        "small",
+        "44_stress_systems",
+        {"sentences": {"eer": "Depth pays & hurts."}, "clean": {}, "conditions": by_pose},
+    )
+    _, page = written()
+    assert page.tables["protocols"][1:] == [["RGB", "sessions", "3", "0.250 [0.125, 0.500]"], ["x", "poses", "1", "-"]]
+    assert page.tables["calibration"][1] == ["RGB + depth, fused", "0.500 [0.250, 0.750]", "5.000"]
+    assert page.tables["normalised"][1] == ["RGB", "z", "0.250", "0.125 [-0.125, 0.250]", "0.500"]
+    assert page.tables["condition_pose"][1] == ["half", "RGB-D", "4", "0.500 [0.250, 0.750]"]
+    assert "Depth pays & hurts." in page.text
+    assert "stress_clean" not in page.tables  # nothing was measured
+    assert "face3d run 41_evaluate_identification small" in page.text
 
 
 def test_the_integrity_of_the_depth(runs):
