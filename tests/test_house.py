@@ -42,7 +42,7 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
         *["degradations", "conditions", "stress", "stress_rates"],
         *["pictures", "figures", "figures_identification", "figures_rates", "figures_calibration", "figures_stress"],
         *["figures_people"],
-        *["live", "explore", "widgets", "report_tables", "report_run", "report_more", "report_rates", "report"],
+        *["live", "explore", "plot", "widgets", "report_tables", "report_run", "report_more", "report_rates", "report"],
     ],
     "serve": ["gallery", "identify"],
 }

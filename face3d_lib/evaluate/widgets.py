@@ -1,13 +1,14 @@
 """Widgets for a run's scores and pictures, in JupyterLab and as a page of their own under Voila.
 
-What a widget says is computed by `explore`; here it is only shown. A move changes the numbers of curves that are there
-already, and every picture is encoded once, so that a slider can be dragged.
+What a widget says is computed by `explore`; here it is only shown. A move sends the few points that it changes, and
+every picture is encoded once, so that a slider can be dragged.
 """
 
 import base64
 import html
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +25,7 @@ from . import explore, pictures
 from .explore import System
 from .figures import COLOURS, score_bins
 from .pictures import BLUE, RED
+from .plot import Plot
 
 DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot")
 SYMBOLS = ("circle", "square", "diamond", "triangle-down", "triangle-up", "star", "pentagon", "x", "cross")
@@ -36,6 +38,7 @@ LOOK = {
     "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
     "margin": {"l": 55, "r": 10, "t": 40, "b": 50},
     "hovermode": "closest",
+    "uirevision": "kept",  # another pair keeps the view of the surfaces
 }
 
 
@@ -79,59 +82,53 @@ class ThresholdBoard(ipywidgets.VBox):
         self.slider = ipywidgets.FloatSlider(description="threshold", readout_format=".3f", layout={"width": "98%"})
         self.rates, self.accepts, self.rejects = (ipywidgets.HTML(layout=WIDE) for _ in range(3))
         self.floor = min(0.5 / max(2, system.roc.n_impostor) for system in systems)  # where the axis of FAR begins
-        self.figure: go.Figure = self._figure()
+        self.plot = Plot(self._figure())
         self._take_system()
-        self._move()
-        self.figure = go.FigureWidget(self.figure)  # only now: changes between its making and its showing get lost
         self.system.observe(lambda _: self._take_system(), "value")
         for control in (self.slider, self.order):
             control.observe(lambda _: self._move(), "value")
         controls = ipywidgets.HBox([self.system, self.order], layout={"flex_flow": "row wrap"})
-        super().__init__([controls, self.slider, self.rates, self.figure, self.accepts, self.rejects])
+        super().__init__([controls, self.slider, self.rates, self.plot, self.accepts, self.rejects])
 
     def _figure(self) -> go.Figure:
-        """Traces: both histograms, the threshold in them, the point on the ROC, and the ROC of every system."""
+        """Traces: both histograms, the threshold in them, the point on the ROC, and the ROC of every system.
+
+        What depends on the threshold, traces 2 and 3, is left to `_move`.
+        """
         figure = make_subplots(1, 2, column_widths=[0.55, 0.45], horizontal_spacing=0.1)
-        figure.add_traces(_histogram_traces("this threshold"), 1, 1)
+        _add_histogram(figure, self.histograms[self.system.value], "this threshold")
         marker = {"size": 13, "color": "black", "symbol": "circle-open", "line": {"width": 3}}
         figure.add_trace(go.Scatter(mode="markers", marker=marker, showlegend=False), 1, 2)
         for number, system in enumerate(self.systems):
             far, tar = explore.thinned(system.roc)
-            line = {"color": COLOURS[number % len(COLOURS)], "dash": DASHES[number % len(DASHES)], "shape": "hv"}
-            x, y = np.maximum(far, self.floor).tolist(), tar.tolist()
-            figure.add_trace(go.Scatter(x=x, y=y, line=line, name=system.label, mode="lines"), 1, 2)
+            line: dict[str, Any] = {"color": COLOURS[number % len(COLOURS)], "dash": DASHES[number % len(DASHES)]}
+            line |= {"shape": "hv", "width": 4 if number == self.system.value else 1.5}
+            curve = go.Scatter(x=np.maximum(far, self.floor), y=tar, line=line, name=system.label, mode="lines")
+            figure.add_trace(curve, 1, 2)
         far_axis = {"type": "log", "range": [np.log10(self.floor), 0], "dtick": 1, "exponentformat": "power"}
         figure.update_xaxes(title=_title("false accept rate (FAR)"), col=2, **far_axis)
         figure.update_yaxes(title=_title("true accept rate (1 - FRR)"), col=2, range=[0, 1.02])
-        _name_histogram(figure)
-        figure.update_layout(LOOK, height=370)
-        return figure
+        return figure.update_layout(LOOK, height=370)
 
     def _take_system(self) -> None:
         """Show another system at the threshold that was chosen for it."""
-        system, before = self.systems[self.system.value], self.slider.value
+        system = self.systems[self.system.value]
         low, high = system.span
         with self.slider.hold_trait_notifications():
             self.slider.min, self.slider.max = min(low, self.slider.min), high
             self.slider.min, self.slider.step, self.slider.value = low, (high - low) / 1000, system.start
-        if self.slider.value == before:  # no change of the slider that would draw it
-            self._move()
+        self.plot.draw(self._figure())
+        self._move()
 
     def _move(self) -> None:
-        """Show what the threshold of the slider does.
-
-        Everything is set anew, because a page that is loaded again is sent the last message only.
-        """
+        """Show what the threshold of the slider does."""
         number, threshold = self.system.value, self.slider.value
         system = self.systems[number]
         point = system.rates(threshold)
         far, frr = explore.far_and_frr(point)
         self.rates.value = _rates_html(point, threshold, system)
-        with self.figure.batch_update():
-            _draw_histogram(self.figure, self.histograms[number], threshold)
-            self.figure.data[3].update(x=[max(far, self.floor)], y=[1 - frr])
-            for other, curve in enumerate(self.figure.data[4:]):
-                curve.line.width = 4 if other == number else 1.5
+        line = [threshold, threshold], [0, self.histograms[number].top]
+        self.plot.move({2: line, 3: ([max(far, self.floor)], [1 - frr])})
         worst = self.order.value
         accepts = system.false_accepts(threshold, EXAMPLES, worst)
         rejects = system.false_rejects(threshold, EXAMPLES, worst)
@@ -165,6 +162,9 @@ class PairPicker(ipywidgets.VBox):
         self.systems, self.packed = systems, packed
         self.histograms = [_histogram(system) for system in systems]
         embedded = systems[0].parts[0][0]
+        if not len(embedded):
+            super().__init__([ipywidgets.HTML("There is no picture of a person never seen in training.")])
+            return
         self.pairs_of = pd.Series(embedded.pair_ids).groupby(embedded.subject_ids).agg(list).to_dict()
         names = list(self.pairs_of)
         self.system, self.verdict = _choice(systems), ipywidgets.HTML(layout=WIDE)
@@ -176,39 +176,33 @@ class PairPicker(ipywidgets.VBox):
         ]
         self.views = [ipywidgets.HTML(layout=WIDE) for _ in range(2)]
         self.surface_of = lru_cache(maxsize=64)(self._surface)
-        self.figure: go.Figure = self._figure()
+        self.plot = Plot(go.Figure())
         for side in range(2):
             self._show_views(side)
             self.people[side].observe(lambda _, side=side: self._take_person(side), "value")
             self.pairs[side].observe(lambda _, side=side: self._take_pair(side), "value")
         self._show_score()
-        self.figure = go.FigureWidget(self.figure)
         self.system.observe(lambda _: self._show_score(), "value")
         sides = [
             ipywidgets.VBox([self.people[side], self.pairs[side], self.views[side]], layout={"width": "50%"})
             for side in range(2)
         ]
-        super().__init__([self.system, ipywidgets.HBox(sides), self.verdict, self.figure])
+        super().__init__([self.system, ipywidgets.HBox(sides), self.verdict, self.plot])
 
-    def _figure(self) -> go.Figure:
+    def _figure(self, score: float) -> go.Figure:
         """Traces: both histograms, the score in them, and the two surfaces."""
         kinds = [[{"type": "xy"}, {"type": "scene"}, {"type": "scene"}]]
         figure = make_subplots(1, 3, specs=kinds, column_widths=[0.4, 0.3, 0.3], horizontal_spacing=0.02)
-        figure.add_traces(_histogram_traces("this score"), 1, 1)
-        for column in (2, 3):
-            figure.add_trace(go.Surface(showscale=False), 1, column)
+        _add_histogram(figure, self.histograms[self.system.value], "this score", score)
+        for column, pairs in enumerate(self.pairs, start=2):
+            figure.add_trace(self.surface_of(pairs.value), 1, column)
         figure.update_scenes(pictures.SURFACE_SCENE)
-        _name_histogram(figure)
-        figure.update_layout(LOOK, height=330)
-        return figure
+        return figure.update_layout(LOOK, height=330)
 
-    def _surface(self, pair_id: str) -> dict[str, Any]:
-        """The trace of a pair's surface; holes become None, because JSON has no NaN."""
+    def _surface(self, pair_id: str) -> go.Surface:
         batch = self.packed.batch(self.packed.rows([pair_id]))
         rgb, depth = batch.rgb[0].permute(1, 2, 0).numpy(), batch.depth[0, 0].numpy()
-        trace = pictures.depth_surface(rgb, depth, float(batch.depth_per_px[0]), cells=64).data[0].to_plotly_json()
-        height = np.round(trace["z"].astype(float), 2).tolist()
-        return {**trace, "z": [[None if value != value else value for value in row] for row in height]}
+        return pictures.depth_surface(rgb, depth, float(batch.depth_per_px[0]), cells=64).data[0]
 
     def _take_person(self, side: int) -> None:
         self.pairs[side].options = self.pairs_of[self.people[side].value]  # `_take_pair` sees the change
@@ -237,10 +231,7 @@ class PairPicker(ipywidgets.VBox):
         first, second = (pairs.value for pairs in self.pairs)
         number = self.system.value
         score = self.systems[number].score(first, second)
-        with self.figure.batch_update():
-            _draw_histogram(self.figure, self.histograms[number], score)
-            for trace, pair_id in zip(self.figure.data[3:], (first, second), strict=True):
-                trace.update(self.surface_of(pair_id))
+        self.plot.draw(self._figure(score))
         if first == second:
             said = "a picture compared with itself"
         else:
@@ -263,21 +254,19 @@ def pointed_tsne(points: np.ndarray, table: pd.DataFrame, thumbnails: Thumbnails
         x, y = points[group.index].T.tolist()
         marker = {"size": 9, "color": COLOURS[number % len(COLOURS)], "symbol": SYMBOLS[number % len(SYMBOLS)]}
         figure.add_trace(go.Scatter(x=x, y=y, mode="markers", marker=marker, name=name, hoverinfo="name"))
-    shown = go.FigureWidget(figure)  # only now: changes between its making and its showing get lost
+    plot = Plot(figure)
+    plot.layout.width = "75%"
     seen = ipywidgets.HTML("Point at a picture.", layout={"width": "220px", "padding": "20px"})
 
-    def show(trace: Any, found: Any, _: Any) -> None:
-        for number in found.point_inds[:1]:
-            row = groups[trace.name].iloc[number]
-            picture = thumbnails.of(row["pair_id"]).replace('width="80"', 'width="160"')
-            told = ", ".join(row[name] for name in ("cls_name", "session", "condition") if row[name])
-            words = f"{html.escape(told)}<br>{html.escape(row['pair_id'])}"
-            seen.value = f'<div style="line-height:1.3">{picture}<br>{words}</div>'
+    def show(trace: int, point: int) -> None:
+        row = list(groups.values())[trace].iloc[point]
+        picture = thumbnails.of(row["pair_id"]).replace('width="80"', 'width="160"')
+        told = ", ".join(row[name] for name in ("cls_name", "session", "condition") if row[name])
+        words = f"{html.escape(told)}<br>{html.escape(row['pair_id'])}"
+        seen.value = f'<div style="line-height:1.3">{picture}<br>{words}</div>'
 
-    for trace in shown.data:
-        trace.on_hover(show)
-        trace.on_click(show)  # on a screen without a pointer
-    return ipywidgets.HBox([shown, seen])
+    plot.on_point(show)
+    return ipywidgets.HBox([plot, seen])
 
 
 def _choice(systems: Sequence[System]) -> ipywidgets.Dropdown:
@@ -298,39 +287,36 @@ def _rates_html(point: Any, threshold: float, system: System) -> str:
     )
 
 
-def _histogram(system: System) -> tuple[list[float], list[list[float]]]:
-    """The edges of common bins, and the densities of genuine and impostor scores in them, which end with a 0."""
+@dataclass(frozen=True)
+class _Histogram:
+    """The densities of a system's genuine and impostor scores in common bins."""
+
+    edges: np.ndarray  # (n + 1,)
+    densities: tuple[np.ndarray, np.ndarray]  # genuine, impostor: (n + 1,) each, the last 0
+    top: float  # where the axis ends
+
+
+def _histogram(system: System) -> _Histogram:
     kinds = (system.trials.genuine, system.trials.impostor)
     edges = score_bins(*kinds)
     none = np.zeros(len(edges) - 1)
     found = [np.histogram(scores, edges, density=True)[0] if len(scores) else none for scores in kinds]
-    return edges.tolist(), [[*density.tolist(), 0.0] for density in found]
+    genuine, impostor = (np.append(density, 0.0) for density in found)
+    return _Histogram(edges, (genuine, impostor), 1.05 * max(genuine.max(), impostor.max()) or 1.0)
 
 
-def _histogram_traces(line: str) -> list[go.Scatter]:
-    """The traces that `_draw_histogram` fills: genuine and impostor scores, and a line across."""
+def _add_histogram(figure: go.Figure, histogram: _Histogram, line: str, place: float | None = None) -> None:
+    """Add three traces to the first axes: genuine scores, impostor scores, and a line across at `place`."""
+    edges, top = histogram.edges, histogram.top
     how = {"fill": "tozeroy", "mode": "lines"}
-    step = {"shape": "hv", "width": 1.5}
+    for name, colour, density in zip(("genuine", "impostor"), (BLUE, RED), histogram.densities, strict=True):
+        step = {"color": colour, "shape": "hv", "width": 1.5}
+        figure.add_trace(go.Scatter(x=edges, y=density, name=name, line=step, **how), 1, 1)
     across = {"color": "black", "dash": "dash", "width": 2}
-    return [
-        go.Scatter(name="genuine", line={"color": BLUE, **step}, **how),
-        go.Scatter(name="impostor", line={"color": RED, **step}, **how),
-        go.Scatter(name=line, mode="lines", line=across),
-    ]
-
-
-def _name_histogram(figure: go.Figure) -> None:
-    figure.layout.xaxis.title, figure.layout.yaxis.title = _title("score (cosine similarity)"), _title("density")
-
-
-def _draw_histogram(figure: go.Figure, histogram: tuple[list[float], list[list[float]]], place: float) -> None:
-    """Put a system's densities and a line at `place` into the first three traces and axes."""
-    edges, densities = histogram
-    for trace, density in zip(figure.data, densities, strict=False):
-        trace.update(x=edges, y=density)
-    top = 1.05 * max(map(max, densities)) or 1.0
-    figure.data[2].update(x=[place, place], y=[0, top])
-    figure.layout.xaxis.range, figure.layout.yaxis.range = [edges[0], edges[-1]], [0, top]
+    where = {} if place is None else {"x": [place, place], "y": [0, top]}
+    figure.add_trace(go.Scatter(name=line, mode="lines", line=across, **where), 1, 1)
+    figure.layout.xaxis.update(title=_title("score (cosine similarity)"), range=[edges[0], edges[-1]])
+    figure.layout.yaxis.update(title=_title("density"), range=[0, top])
 
 
 def _title(text: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ EXIT_CODES = {"done": 0, "failed": 1, "incomplete": 2, "preempted": 75, "kernel_
 PACKAGES = ["torch", "torchvision", "facenet-pytorch", "timm", "numpy", "pandas", "scikit-learn", "ipykernel"]
 DRAWING = {  # files that no result depends on
     *("face3d_lib/evaluate/figures.py", "face3d_lib/evaluate/pictures.py"),
-    *("face3d_lib/evaluate/live.py", "face3d_lib/evaluate/widgets.py"),
+    *("face3d_lib/evaluate/live.py", "face3d_lib/evaluate/plot.py", "face3d_lib/evaluate/widgets.py"),
 }
 
 

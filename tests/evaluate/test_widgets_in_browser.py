@@ -135,6 +135,9 @@ def rates(page) -> tuple[float, float]:
     return float(re.match(r"FAR ([\d.]+) %", far)[1]), float(re.match(r"FRR ([\d.]+) %", frr)[1])
 
 
+DRAWN = """([number, curves]) =>
+    document.querySelectorAll(".js-plotly-plot")[number]?.querySelectorAll(".scatterlayer path.js-line").length === curves"""
+LINE = "document.querySelectorAll('.js-plotly-plot .scatterlayer path.js-line')[2].getAttribute('d')"  # the threshold
 MOVE = """async (key) => {
     const shown = () => document.querySelector(".face3d-far").parentElement.innerText
     const handle = document.querySelector(".noUi-handle"), before = shown(), begun = performance.now()
@@ -147,12 +150,14 @@ MOVE = """async (key) => {
 def try_the_widgets(page) -> list[float]:
     """Move the slider, change the system, pick pairs and see what the page shows; returns the time of each move, ms."""
     page.wait_for_selector(".face3d-far")
-    page.wait_for_selector(".js-plotly-plot .main-svg")
-    page.wait_for_timeout(1000)  # the page settles
+    page.wait_for_function(DRAWN, arg=[0, 6])  # two histograms, a line, and the ROC of three systems
+    page.wait_for_function(DRAWN, arg=[1, 3])  # two histograms and a line, beside the surfaces
     far, frr = rates(page)
+    before = page.evaluate(LINE)
     page.locator(".noUi-handle").first.press("Home")  # the lowest threshold
     page.wait_for_function("document.querySelector('.face3d-far').innerText.startsWith('FAR 100.00')")
     assert rates(page) == (100, 0)
+    page.wait_for_function(f"{LINE} !== {before!r}")
     assert (far, frr) != (100, 0)
     examples = page.locator("img[alt^='p']")
     assert examples.count() >= 10  # five false accepts of two pictures each
