@@ -5,21 +5,24 @@ under two names makes rates look better than they are. Such cases are refused, w
 """
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..base.errors import UserError
-from ..data.pack import Pack
 from ..data.splits import OPENED, Splits, check_splits, first_names
-from ..train.model_files import ModelCard
 from .embeddings import Embeddings
+
+if TYPE_CHECKING:  # both need torch, and who only rates embeddings needs none
+    from ..data.pack import Pack
+    from ..train.model_files import ModelCard
 
 APART = (("train", "dev"), ("train", "test"), ("dev", "test"), ("gallery", "unknown"), ("probe", "unknown"))
 EQUAL = 1e-5  # largest difference of two vectors of one picture; embedding it in another batch moves it by less
 
 
-def audit_split(division: Splits, cards: Mapping[str, ModelCard], packed: Pack | None = None) -> list[str]:
+def audit_split(division: Splits, cards: Mapping[str, "ModelCard"], packed: "Pack | None" = None) -> list[str]:
     """What was audited in a split and the networks that will be rated on it, as sentences for the reader.
 
     `cards`: the networks' cards by name; `packed`: the pack of the split. Raises UserError, with the names, where an

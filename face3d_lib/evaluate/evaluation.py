@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..base.atomic import sha256_of
 from ..base.errors import UserError
+from .audit import audit_embeddings
 from .embedding_files import read_embeddings, read_protocol
 from .embeddings import Embeddings
 from .intervals import Interval, mean_bootstrap, subject_bootstrap
@@ -193,6 +194,7 @@ def evaluate_embeddings(
     Rank-1 compares each embedding with all others, whatever the protocol. Vectors of zeros count as failures. Where
     `pairs` have the column fold, the accuracy of the folds is added.
     """
+    audited = audit_embeddings(embeddings, refuse_copies=False)  # published data sets hold some pictures twice
     if pairs is None and len(embeddings) > MANY:
         found, right = _all_of_many(embeddings, fars, replicates, seed)
     else:
@@ -201,7 +203,7 @@ def evaluate_embeddings(
             evaluate(trials, fars, replicates, seed),
             rank1_of_each(embeddings.vectors, embeddings.subject_ids),
         )
-    mated, notes = ~np.isnan(right), list(found.notes)
+    mated, notes = ~np.isnan(right), [*audited, *found.notes]
     if not mated.all() and len(mated):
         alone = embeddings.pair_ids[~mated]
         notes.append(f"rank-1 leaves out {len(alone)} pictures of people with one picture, the first {alone[0]}")

@@ -56,6 +56,16 @@ def test_roc_is_read_as_tar_at_far():
     assert ax.get_xlim() == (pytest.approx(1 / 1000), 1)
 
 
+def test_intervals_of_a_table_are_drawn_row_by_row_and_missing_ones_are_not():
+    table = pd.DataFrame({"eer": [0.1, np.nan, 0.3], "eer_low": [0.05, np.nan, 0.2], "eer_high": [0.2, np.nan, 0.45]})
+    ax = figures.plot_intervals(plt.figure().subplots(), table, "eer", "RGB", 0, 0.1)
+    (lines,), (dots,) = ax.collections, ax.lines
+    ends = {round(float(line[0, 1]), 3): line[:, 0].tolist() for line in lines.get_segments() if len(line)}
+    assert ends == {0.1: [0.05, 0.2], 2.1: [0.2, 0.45]}
+    np.testing.assert_array_equal(dots.get_xdata(), table["eer"])
+    assert ax.get_ylim() == (2.5, -0.5)  # the first row is on top
+
+
 def test_roc_holds_many_systems_and_one_chance_line():
     ax = plt.figure().subplots()
     for system, (roc, label) in enumerate(zip(two_systems(), ("RGB", "depth"), strict=True)):
