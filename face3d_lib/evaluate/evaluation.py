@@ -21,7 +21,7 @@ from .intervals import Interval, mean_bootstrap, subject_bootstrap
 from .metrics.all_pairs import all_pairs
 from .metrics.curves import Roc, roc
 from .metrics.failures import frr_with_fta
-from .metrics.pairs_protocol import fold_accuracy
+from .metrics.pairs_protocol import FoldAccuracy, fold_accuracy
 from .metrics.thresholds import TABLE, threshold_at_far, threshold_table
 from .score_files import ScoreSet, read_scores
 from .scores import FAILED, Trials, genuine_impostor
@@ -61,7 +61,7 @@ class Evaluation:
     rank1: Interval  # leave one out; NaN unless it comes from embeddings
     roc: Roc
     failures: Failures | None = None
-    accuracy: dict | None = None  # of the folds of the protocol
+    accuracy: FoldAccuracy | None = None  # where the protocol has folds
     notes: tuple[str, ...] = field(default=())
 
     def as_json(self) -> dict:
@@ -72,7 +72,7 @@ class Evaluation:
         if self.failures:
             shown["failures"] = {name: _json(value) for name, value in vars(self.failures).items()}
         if self.accuracy:
-            shown["accuracy"] = _json(self.accuracy)
+            shown["accuracy"] = {name: _json(value) for name, value in vars(self.accuracy).items()}
         return shown
 
     def as_text(self) -> str:
@@ -83,19 +83,20 @@ class Evaluation:
         rates |= {f"TAR at FAR {far:g}": rate for far, rate in self.tar.items()} | {"rank-1": self.rank1}
         lines += [f"{name:<20}{_shown(rate)}" for name, rate in rates.items()]
         if self.accuracy:
-            mean, error = self.accuracy["mean"], self.accuracy["standard_error"]
-            lines.append(f"{'accuracy':<20}{mean:.4f} +- {error:.4f} over {self.accuracy['folds']} folds")
+            mean, error, folds = self.accuracy.mean, self.accuracy.standard_error, len(self.accuracy.accuracy)
+            found = self.accuracy.reason or f"{mean:.4f} +- {error:.4f} (standard error of {folds} folds)"
+            lines.append(f"{'accuracy':<20}{found}")
         lines += [
             "",
             f"{'FMR':<8}{'threshold':>11}{'false matches':>15}{'false non-matches':>19}   FNMR at this threshold",
         ]
         for row in self.thresholds.itertuples():
             if np.isnan(row.threshold):
-                lines.append(f"{row.fmr:<8g}{'-':>11}")
+                lines.append(f"{row.asked_fmr:<8g}{'-':>11}")
                 continue
             rate = _shown(Interval(row.fnmr, row.fnmr_low, row.fnmr_high, 0.95, 0, 0))
-            counts = f"{row.false_matches:>15}{row.false_non_matches:>19}"
-            lines.append(f"{row.fmr:<8g}{row.threshold:>11.6f}{counts}   {rate}")
+            counts = f"{row.false_matches:>15.0f}{row.false_non_matches:>19.0f}"
+            lines.append(f"{row.asked_fmr:<8g}{row.threshold:>11.6f}{counts}   {rate}")
         if self.failures:
             share, eer, auc = self.failures.fta, _share(self.failures.eer), _share(self.failures.auc)
             lines += ["", f"failures to acquire: {share:.2%} of the pictures; without them EER {eer}, AUC {auc}"]
@@ -142,12 +143,11 @@ def _evaluation(
     """The evaluation of a curve; `interval(statistic)` gives the interval of one rate of it, or of several at once."""
     for far in fars:
         threshold_at_far(np.empty(0), far)  # UserError where it is no share
-    table = _thresholds(curve)
-    limits, n = table["threshold"].to_numpy(), len(fars)
+    table = threshold_table(curve)
 
     def rates(drawn: Roc) -> np.ndarray:
-        far, tar = drawn.at(limits)
-        return np.concatenate([[drawn.eer()[0], drawn.auc()], drawn.tar_at_far(np.array(fars)), far, 1 - tar])
+        fnmr = [drawn.fnmr_at_far(far) for far in TABLE]  # each draw of people chooses its own thresholds
+        return np.concatenate([[drawn.eer()[0], drawn.auc()], drawn.tar_at_far(np.array(fars)), fnmr])
 
     if not curve.measurable:
         reason = f"{curve.n_genuine} genuine and {curve.n_impostor} impostor comparisons; both are needed"
@@ -162,8 +162,7 @@ def _evaluation(
                 reason = f"FAR {far:g} cannot be measured with {curve.n_impostor} impostor comparisons"
                 found[far] = _unmeasured(f"{reason}: one of them is already {1 / curve.n_impostor:.2g}")
         found["d_prime"] = interval(Roc.d_prime)
-        for name, part in (("fmr", rows[:, n + 2 : n + 2 + len(table)]), ("fnmr", rows[:, n + 2 + len(table) :])):
-            table[f"{name}_low"], table[f"{name}_high"] = part[1], part[2]
+        table["fnmr_low"], table["fnmr_high"] = rows[1:, len(names) :]
     tar = {far: found[far] for far in fars}
     return Evaluation(
         *(curve.n_genuine, curve.n_impostor, people, found["eer"], found["auc"], found["d_prime"]),
@@ -208,7 +207,7 @@ def evaluate_embeddings(
         alone = embeddings.pair_ids[~mated]
         notes.append(f"rank-1 leaves out {len(alone)} pictures of people with one picture, the first {alone[0]}")
     rank1 = mean_bootstrap(right[mated], embeddings.subject_ids[mated], replicates, seed)
-    accuracy = None if pairs is None or "fold" not in pairs else _accuracy(trials, pairs["fold"].to_numpy())
+    accuracy = None if pairs is None or "fold" not in pairs else fold_accuracy(trials.score, trials.same, pairs["fold"])
     found = replace(found, rank1=rank1, accuracy=accuracy, notes=tuple(notes))
     acquired = (embeddings.vectors != 0).any(axis=1)
     if acquired.all():
@@ -316,6 +315,8 @@ def _json(value: object) -> object:
         return _json(shown | ({"reason": value.reason} if value.reason else {}))
     if isinstance(value, dict):
         return {f"{key:g}" if isinstance(key, float) else str(key): _json(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if isinstance(value, list | tuple):
         return [_json(item) for item in value]
     if isinstance(value, np.generic):
@@ -330,21 +331,3 @@ def _shown(rate: Interval) -> str:
 
 def _share(value: float) -> str:
     return "-" if np.isnan(value) else f"{value:.4f}"
-
-
-def _thresholds(curve: Roc) -> pd.DataFrame:
-    """The table that vendors and reviewers ask for: at several false match rates, threshold and false non-match rate.
-
-    Columns fmr (asked for; 0: no impostor is accepted), threshold, achieved_fmr, false_matches, fnmr, false_non_matches,
-    later with the ends of the intervals at that threshold. A rate that the comparisons cannot show is NaN.
-    """
-    table = threshold_table(curve).rename(columns={"fmr": "achieved_fmr", "asked_fmr": "fmr"})
-    table = table.drop(columns=["impostor", "genuine", "reason"]).assign(fmr_low=np.nan, fmr_high=np.nan)
-    counts = ["false_matches", "false_non_matches"]
-    return table.assign(**table[counts].round().astype("Int64"))
-
-
-def _accuracy(trials: Trials, fold: np.ndarray) -> dict:
-    found = fold_accuracy(trials.score, trials.same, fold)
-    shown = {"mean": found.mean, "standard_error": found.standard_error, "folds": len(found.accuracy)}
-    return shown | ({"reason": found.reason} if found.reason else {})

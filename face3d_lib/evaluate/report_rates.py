@@ -95,14 +95,10 @@ def _threshold_table(rated: list[Rated]) -> Table:
     rows: list[list[Value]] = []
     for one in rated:
         for row in one.found.thresholds.to_dict("records"):
-            why = "" if not np.isnan(row["threshold"]) else f"{one.found.impostor} impostor comparisons are too few"
-            rates = [
-                Interval(row[name], row[f"{ends}_low"], row[f"{ends}_high"], 0.95, 0, 0, why)
-                for name, ends in (("achieved_fmr", "fmr"), ("fnmr", "fnmr"))
-            ]
+            fnmr = Interval(row["fnmr"], row["fnmr_low"], row["fnmr_high"], 0.95, 0, 0, row["reason"])
             counts = [None if pd.isna(row[name]) else int(row[name]) for name in ("false_matches", "false_non_matches")]
-            asked = f"{row['fmr']:g}" if row["fmr"] else "0 (no impostor)"
-            rows.append([one.label, asked, row["threshold"], rates[0], counts[0], rates[1], counts[1]])
+            asked = f"{row['asked_fmr']:g}" if row["asked_fmr"] else "0 (no impostor)"
+            rows.append([one.label, asked, row["threshold"], row["fmr"], counts[0], fnmr, counts[1]])
     columns = ["system", "FMR asked for", "threshold", "FMR", "false matches", "FNMR", "false non-matches"]
     return Table("thresholds", "Thresholds on the test people's own scores", columns, rows)
 
