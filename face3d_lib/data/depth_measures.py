@@ -19,7 +19,8 @@ WINDOW = 5  # side of the windows of `noise`, in template px, and at least in de
 WINDOWS, FEW_WINDOWS = 400, 8  # most windows that are measured, and the least number for a median
 WINDOW_FULL = 0.6  # share of a window's pixels that must hold a reading
 FEW_STEPS = 5  # distinct distances between values below which no quantisation step is told
-ON_GRID = 0.9  # least mean cosine of 2 pi distance / step; 1 where every distance is a whole number of steps
+MANY_STEPS = 20  # least number of these that may show that there is no step
+ON_GRID = 0.95  # least mean cosine of 2 pi distance / step; 1 where every distance is a whole number of steps
 FEW_TRIPLES = 100  # least number of triples of changes for `zigzag`
 REACH = 6  # half-resolution template px that `shift_surface` searches to each side
 BLOCKS = 8  # a depth map is cut into BLOCKS x BLOCKS parts for `block_marks`
@@ -134,7 +135,8 @@ def quantisation_step(readings: np.ndarray) -> float:
     From the spectrum of the distances d between neighbouring values: the largest step c, not above the median
     distance, at which the mean of cos(2 pi d / c) is at least ON_GRID. It is 1 for readings on a grid of c and near 0
     otherwise. A distance counts as often as the rarer of its two values, so that a few strange readings change nothing.
-    NaN for fewer than FEW_STEPS distances. Floats are on the grid of their own precision.
+    NaN for fewer than FEW_STEPS distances, or for no step in fewer than MANY_STEPS. Floats are on the grid of their own
+    precision.
     """
     values, counts = np.unique(readings.astype(np.float64), return_counts=True)
     if len(values) <= FEW_STEPS:
@@ -150,7 +152,7 @@ def quantisation_step(readings: np.ndarray) -> float:
         if np.average(np.cos(2 * np.pi * distances / step), weights=weights) >= ON_GRID:
             whole = np.round(distances / step)
             return float((weights * distances * whole).sum() / (weights * whole * whole).sum())
-    return 0.0
+    return 0.0 if len(distances) >= MANY_STEPS else np.nan
 
 
 def zigzag(view: FaceView) -> float:
