@@ -16,6 +16,7 @@ FACE_CENTRE, FACE_AXES = (56.0, 70.0), (26.0, 34.0)  # template px: the ellipse 
 HEAD = 40.0  # template px (72 mm): readings farther in front of or behind a face's middle are not the face
 NOSE = 0.4  # how far the nose stands out, over the distance from the eyes to the mouth
 WINDOW = 5  # side of the windows of `noise`, in template px, and at least in depth pixels
+LINK_SIDE = 7  # side of the windows of `noise_link`, in depth pixels
 WINDOWS, FEW_WINDOWS = 400, 8  # most windows that are measured, and the least number for a median
 WINDOW_FULL = 0.6  # share of a window's pixels that must hold a reading
 FEW_STEPS = 5  # distinct distances between values below which no quantisation step is told
@@ -106,19 +107,13 @@ def noise(view: FaceView) -> float:
     FEW_WINDOWS windows with readings in WINDOW_FULL of their pixels.
     """
     side = int(np.clip(round(WINDOW * view.scale), 5, 15))
-    half, (height, width) = side // 2, view.depth.shape
-    centres = np.argwhere(view.face)
-    fits = (centres >= half).all(1) & (centres + side - half <= (height, width)).all(1)
-    centres = centres[fits][:: max(1, int(fits.sum()) // WINDOWS)]
-    rows, columns = (offsets.ravel() - half for offsets in np.mgrid[:side, :side])
-    values = view.depth[centres[:, :1] + rows, centres[:, 1:] + columns].astype(np.float64)  # (windows, px)
+    values, x, y = _windows(view, side)
     known = values > 0
     kept = known.mean(1) >= WINDOW_FULL
     if kept.sum() < FEW_WINDOWS:
         return np.nan
     values, known = values[kept], known[kept].astype(np.float64)
     values -= (values * known).sum(1, keepdims=True) / known.sum(1, keepdims=True)
-    x, y = columns / half, rows / half
     terms = np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], 1)  # (px, 6)
     squares = (known @ (terms[:, :, None] * terms[:, None]).reshape(len(x), 36)).reshape(-1, 6, 6)
     wanted = (values * known) @ terms
@@ -127,6 +122,38 @@ def noise(view: FaceView) -> float:
     variance = (known * (values - surface) ** 2).sum(1) / freedom
     middle = (1 - 2 / (9 * np.median(freedom))) ** 3  # median over mean of a chi-square variable
     return float(np.sqrt(np.median(variance) / middle))
+
+
+def noise_link(view: FaceView) -> float:
+    """How alike the noise of neighbouring readings along a row is: their correlation, -1 to 1.
+
+    What is left of windows of LINK_SIDE x LINK_SIDE readings after a local surface, in the smoother 70 % of the windows
+    without holes. White noise gives -0.05 instead of 0, because the surface takes a part of it. Noise that was drawn for
+    each pixel by itself is white; a sensor's is not, because it matches or filters neighbourhoods. NaN for fewer
+    than FEW_WINDOWS windows, and where nothing is left.
+    """
+    values, x, y = _windows(view, LINK_SIDE)
+    values = values[(values > 0).all(1)]
+    if len(values) < FEW_WINDOWS:
+        return np.nan
+    basis = np.linalg.qr(np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], 1))[0]
+    values -= values.mean(1, keepdims=True)
+    left = values - (values @ basis) @ basis.T
+    power = (left**2).mean(1)
+    left = left[power <= np.quantile(power, 0.7)].reshape(-1, LINK_SIDE, LINK_SIDE)
+    total = float((left**2).mean())
+    return float((left[:, :, :-1] * left[:, :, 1:]).mean()) / total if total > 1e-9 else np.nan
+
+
+def _windows(view: FaceView, side: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(readings (W, px) float64 of up to WINDOWS square windows in the face; x and y (px,) of their pixels, -1 to 1)."""
+    half, (height, width) = side // 2, view.depth.shape
+    centres = np.argwhere(view.face)
+    fits = (centres >= half).all(1) & (centres + side - half <= (height, width)).all(1)
+    centres = centres[fits][:: max(1, int(fits.sum()) // WINDOWS)]
+    rows, columns = (offsets.ravel() - half for offsets in np.mgrid[:side, :side])
+    values = view.depth[centres[:, :1] + rows, centres[:, 1:] + columns].astype(np.float64)
+    return values, columns / half, rows / half
 
 
 def quantisation_step(readings: np.ndarray) -> float:

@@ -9,7 +9,9 @@ readings jitter from pixel to pixel. `depth_measures.zigzag` counts how often de
 smooth surface, rounded or not. A pair whose zigzag is ZIGZAG_SENSOR or more holds sensor noise; a data set is called
 "sensor" where at least SURE_SHARE of its pairs do. Everything else is "smooth": estimated from the picture, rendered, or
 filtered until no noise was left, which the numbers alone cannot tell apart. Depth computed pixel by pixel from the
-brightness is found by `colour_share`. Noise that somebody added to estimated depth is not found.
+brightness is found by `colour_share`. Noise that somebody added to estimated depth is not found by these, but
+`noise_link` tells noise that was drawn pixel by pixel, as in a simulated sensor, from that of real sensors, which match or
+filter neighbourhoods.
 """
 
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ from .quality import QUALITY, Source, measure_folder, open_source, rounded
 from .warp import EYES_TEMPLATE_PX
 
 ZIGZAG_SENSOR = 0.075  # see the top of this file; half of the people of four sets chose it, see notebooks/README.md
+WHITE_LINK = 0.055  # correlation below which noise counts as white; chosen on the same people
 SURE_SHARE = 0.75  # of the pairs that could be judged
 COLOUR_SURE = 0.5  # R^2; 0.39 and less in single pairs of true, rendered and estimated depth
 FROZEN_SHARE = 0.25  # of the lively parts of a depth map that equal another picture's
@@ -169,8 +172,21 @@ def _readings(pairs: pd.DataFrame, source: Source) -> list[dict[str, Any]]:
         note += f"; rounding alone gives {rounding:.2g}"
     warning = f"depth: its noise is {noise:.1f} mm" if noise > NOISE_LIMIT else ""
     rows.append(_row("noise", noise, "mm", note, warning))
-    rows.append(_growth(pairs))
+    rows += [_growth(pairs), _link(pairs)]
     return rows
+
+
+def _link(pairs: pd.DataFrame) -> dict[str, Any]:
+    """Whether the noise was drawn for each pixel by itself, as in a simulation; only pairs with sensor noise count."""
+    unit = "correlation"
+    if (pairs["origin"] == "sensor").mean() < 0.5:
+        return _row("noise between neighbours", np.nan, unit, "most pairs hold no sensor noise")
+    known = pairs["noise_link"][pairs["origin"] == "sensor"]
+    link, note = _middle(known, "correlation of the noise along a row")
+    if not np.isnan(link):
+        kind = "white, as a simulated sensor's" if link < WHITE_LINK else "linked, as a real sensor's"
+        note += f"; {kind}: below {WHITE_LINK} in {(known.dropna() < WHITE_LINK).mean():.0%} of the pairs"
+    return _row("noise between neighbours", link, unit, note)
 
 
 def _growth(pairs: pd.DataFrame) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def test_the_synthetic_sensor_is_a_sensor_and_raises_no_alarm(sensor):
     assert seen["noise"] == pytest.approx(3 * (seen["distance"] / 800) ** 2, rel=0.15)
     assert seen["noise over distance"] == pytest.approx(1.8, abs=0.4)
     assert 0.01 < seen["no reading"] < 0.15
+    assert seen["noise between neighbours"] < integrity.WHITE_LINK
     assert abs(seen["shift x"]) < 1.5
     assert abs(seen["shift y"]) < 1.5
     assert seen["frozen"] == seen["partly frozen"] == 0
@@ -214,4 +215,9 @@ def test_real_sets_are_told_apart(shared_data, tmp_path, name, origin, right):
     found = check_integrity(shared_data / name, table, workers=1)
     assert found.origin == origin
     assert (found.pairs["origin"] == origin).mean() >= right
-    assert found.table.set_index("measure")["value"]["frozen"] == 0
+    seen = values(found)
+    assert seen["frozen"] == 0
+    if origin == "sensor":
+        assert seen["noise between neighbours"] > integrity.WHITE_LINK
+    else:
+        assert np.isnan(seen["noise between neighbours"])
