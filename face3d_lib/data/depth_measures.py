@@ -128,7 +128,7 @@ def noise_link(view: FaceView) -> float:
     """How alike the noise of neighbouring readings along a row is: their correlation, -1 to 1.
 
     What is left of windows of LINK_SIDE x LINK_SIDE readings after a local surface, in the smoother 70 % of the windows
-    without holes. White noise gives -0.05 instead of 0, because the surface takes a part of it. Noise that was drawn for
+    without holes. White noise gives -0.1 instead of 0, because the surface takes a part of it. Noise that was drawn for
     each pixel by itself is white; a sensor's is not, because it matches or filters neighbourhoods. NaN for fewer
     than FEW_WINDOWS windows, and where nothing is left.
     """

@@ -33,7 +33,7 @@ UNITS = {  # column of `measure_folder` -> unit and meaning
     "noise_mm": "mm, residual of local surfaces, rounding included",
     "noise": "the same in units of depth",
     "zigzag": "share of the changes of depth that go to and fro (0: smooth, 0.42: white noise)",
-    "noise_link": "correlation of the noise of neighbours along a row; -0.05: white noise",
+    "noise_link": "correlation of the noise of neighbours along a row; -0.1: white noise",
     "step": "units of depth, of which readings are whole multiples; 0: none",
     "distance_mm": "mm, median of the readings of the face",
     "depth_range": "units of depth, between the 5th and the 95th percentile in the face",
