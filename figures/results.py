@@ -65,6 +65,8 @@ CAPTIONS = {  # number of the notebook and name of the figure: what the picture 
     "40 overview": "People never seen in training, in colour and depth, with the ROC curves and rates of the systems.",
     "40 scores": "Scores of two pictures of one person and of two people, none of whom was seen in training.",
     "40 roc": "ROC curves on people never seen in training.",
+    "40 det": "Left: false non-matches against false matches on normal deviate axes. Right: the error of test people "
+    "at thresholds that dev people chose, by the weight of false accepts.",
     "41 cmc": "CMC curves: share of probes whose person is among the best k of the gallery.",
     "41 open_set": "Scores of probes with their own person's template, and of unknown people with the most similar one.",
     "41 dir": "DIR over FAR: probes of enrolled people that get the right name and are accepted, at rank 1 and at rank 5.",

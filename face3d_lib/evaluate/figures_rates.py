@@ -65,11 +65,12 @@ def plot_expected_performance(ax: Axes, table: pd.DataFrame, label: str, system:
 
 
 def rates_figure(rocs: dict[str, Roc], performance: dict[str, pd.DataFrame]) -> plt.Figure:
-    """DET beside the expected performance curves, by the label of each system."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.6))
+    """DET beside the expected performance curves, by the label of each system; the latter may be of fewer systems."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2))
     for system, (label, roc) in enumerate(rocs.items()):
         plot_det(left, roc, label, system)
-        plot_expected_performance(right, performance[label], label, system)
+        if label in performance:
+            plot_expected_performance(right, performance[label], label, system)
     left.set_title("errors against each other")
     right.set_title("error at a threshold chosen on other people")
     left.get_legend().remove()

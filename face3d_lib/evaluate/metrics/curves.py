@@ -39,13 +39,14 @@ class Steps:
         return float(self.below[-1])
 
     def reach(self, threshold: ArrayLike) -> np.ndarray | float:
-        """The share of the weight with at least the score of each threshold; NaN where there is no weight."""
+        """The share of the weight with at least the score of each threshold; NaN without weight or threshold."""
         if self.every is not None:
             found = [np.count_nonzero(self.every < value) for value in np.ravel(threshold)]
             below = np.array(found, np.int64).reshape(np.shape(threshold))
         else:
             below = self.below[np.searchsorted(self.score, threshold)]
-        return (self.total - below) / self.total if self.total else np.full(np.shape(threshold), np.nan)[()]
+        share = (self.total - below) / (self.total or np.nan)
+        return np.where(np.isnan(threshold), np.nan, share)[()]
 
     def share_of(self, score: np.ndarray) -> np.ndarray:
         """(K,) the share of the weight from one of the ascending scores (K,) to the next, the latter left out."""

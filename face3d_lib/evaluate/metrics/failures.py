@@ -1,16 +1,23 @@
 """Failure to acquire: how often no face was found, and what that adds to the false reject rate."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 if TYPE_CHECKING:
     import pandas as pd
 
+Rate = TypeVar("Rate", float, "pd.Series")
 
-def frr_with_fta(fnmr: float, fta: float) -> float:
+
+def frr_with_fta(fnmr: Rate, fta: float) -> Rate:
     """FTA + FNMR * (1 - FTA): a person who is not acquired counts as rejected (ISO/IEC 19795-1, one attempt)."""
     return fta + fnmr * (1 - fta)
+
+
+def far_with_fta(fmr: Rate, fta: float) -> Rate:
+    """FMR * (1 - FTA): a person who is not acquired is never accepted (ISO/IEC 19795-1, one attempt)."""
+    return fmr * (1 - fta)
 
 
 def wilson(count: int, n: int, z: float = 1.96) -> tuple[float, float]:

@@ -161,6 +161,8 @@ def test_area_least_error_and_d_prime_by_hand():
     # means .775 and .45, variances .021875 and .0825
     assert ours.d_prime() == pytest.approx(0.325 / np.sqrt((0.021875 + 0.0825) / 2))
     assert np.isnan(curves.roc([1, 1], [0, 0]).d_prime())
+    assert np.isnan([*ours.at(np.nan), ours.hter(np.nan)]).all()  # no threshold was chosen
+    assert ours.hter(0.75) == pytest.approx((2 / 10 + 1 / 4) / 2)
 
 
 def test_swapping_genuine_and_impostor_shows():

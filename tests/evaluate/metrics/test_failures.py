@@ -11,6 +11,8 @@ def test_failures_to_acquire_enter_the_rates():
     """8 % without a face: an FNMR of 10.65 % is an FRR of 17.8 %."""
     assert failures.frr_with_fta(0.1065, 0.08) == pytest.approx(0.178, abs=1e-4)
     assert failures.frr_with_fta(0.0, 1.0) == 1
+    assert failures.far_with_fta(0.01, 0.08) == pytest.approx(0.0092)
+    assert failures.far_with_fta(1.0, 1.0) == 0
 
 
 def test_failed_templates_in_the_scores_give_the_same_frr():
