@@ -10,7 +10,7 @@ NBVAL := $(BIN)/pytest -p no:cacheprovider --nbval-lax --nbval-current-env --nbv
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(NBVAL) -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: figures help env demo test test-unit test-notebooks test-full lab explore lint format notebooks results bench gpu-kit bench-gpu lock clean
+.PHONY: figures help env demo test test-unit test-notebooks test-full lab explore lint format notebooks results bench coverage gpu-kit bench-gpu lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -72,6 +72,9 @@ results: env ## write figures/README.md and the table in README.md from the JSON
 
 bench: env ## measure speed beside the simplest way of each job; tables and plots go to figures/bench
 	$(BIN)/python tests/bench/cpu.py
+
+coverage: env ## measure how often intervals hold the truth (about 20 minutes); table and plot go to figures/bench
+	$(BIN)/python tests/bench/interval_coverage.py
 
 gpu-kit: env ## wheels for `make bench-gpu` on a bare GPU machine, into build/gpu-kit (34 MiB; take the folder along)
 	@$(BIN)/python tests/bench/kit.py

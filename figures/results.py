@@ -115,12 +115,12 @@ def rate(value: float | None, sign: str = "") -> str:
 
 
 def cell(row: dict | None, key: str, sign: str = "") -> str:
-    """The rate `key` of a row, with its 95 % interval or its standard deviation over seeds where the row has one."""
+    """The rate `key` of a row, with its 95 % interval over people and its standard deviation over seeds, where there."""
     if row is None or row.get(key) is None:
         return ""
     text = rate(row[key], sign)
     if row.get(f"{key}_low") is not None:
-        return f"{text} [{rate(row[f'{key}_low'], sign)}, {rate(row[f'{key}_high'], sign)}]"
+        text += f" [{rate(row[f'{key}_low'], sign)}, {rate(row[f'{key}_high'], sign)}]"
     return f"{text} ± {rate(row[f'{key}_sd'])}" if row.get(f"{key}_sd") is not None else text
 
 
@@ -223,6 +223,15 @@ def bench_table(name: str) -> str:
     return markdown(["what", f"{unit.replace('_', ' ')}, median", "range of the rounds"], rows, path)
 
 
+def coverage_table(kind: str) -> str:
+    """How often 95 % intervals held the truth, by method and number of people: the mean of all cases, and the lowest."""
+    path = "bench/coverage.json"
+    found = load(path)["summary"][kind]
+    people = list(next(iter(found.values())))
+    rows = [[name, *(f"{rate(by[n][0])} ({rate(by[n][1])})" for n in people)] for name, by in found.items()]
+    return markdown(["interval", *(f"{n} people" for n in people)], rows, path)
+
+
 def measured_text(value: float | str | None) -> str:
     """A measured value with four significant digits, or with none after the point from 1,000 up; "-" for None."""
     if isinstance(value, float):
@@ -269,6 +278,17 @@ def numbers() -> dict[str, float]:
         named |= {f"{path.stem}.{name}": value for name, value in facts.items()}
     division = load("demo/20_split_subjects/division.json")
     named |= {f"demo.{part}": division[part] for part in ("train", "test", "dirty")}
+    simulated = load("bench/coverage.json")
+    named |= {f"coverage.{key}": simulated[key] for key in ("sets", "replicates")}
+    of_ten = [
+        row["held"] / row["sets"]
+        for row in simulated["rows"]
+        if (row["population"], row["people"], row["method"]) == ("hard", 10, "percentile")
+        and not row["rate"].startswith("difference")
+    ]
+    named["coverage.percentile_of_ten"] = sum(of_ten) / len(of_ten)
+    eers = {row["population"]: row["truth"] for row in simulated["rows"] if row["rate"] == "EER"}
+    named |= {f"coverage.{population.split()[-1]}": eer for population, eer in eers.items()}
     named["demo.pairs"] = load("demo/10_align_faces/landmark_error.json")["count"] + division["dirty"]
     named["demo.dirty_share"] = division["dirty"] / named["demo.pairs"]
     found = load(DEMO[1])
@@ -320,6 +340,7 @@ def tables() -> dict[str, str]:
             made[f"{file.stem}_table"] = recorded_table(file.stem)
         made[f"{file.stem}.command"] = recorded["command"]
     made["gpu_section"] = gpu_section()
+    made |= {f"coverage_{kind}": coverage_table(kind) for kind in ("rates", "differences")}
     return made | {f"{name}_bench": bench_table(name) for name in ("faces", "data", "step")}
 
 

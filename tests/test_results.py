@@ -9,6 +9,7 @@ import nbformat
 import pytest
 
 from face3d_lib.base.paths import ROOT
+from face3d_lib.evaluate import intervals
 
 FIGURES = ROOT / "figures"
 spec = importlib.util.spec_from_file_location("results", FIGURES / "results.py")
@@ -120,6 +121,26 @@ def check_bench(shown: list[dict], found: dict) -> None:
         assert shown_numbers == pytest.approx([medians[what], rounds[0], rounds[-1]], abs=0.0501)
 
 
+def check_coverage(shown: list[dict], found: dict) -> None:
+    """Mean and lowest coverage, counted again from the rows of the simulation."""
+    counted: dict = {"rates": {}, "differences": {}}
+    for row in found["rows"]:
+        of_kind = counted["differences" if row["rate"].startswith("difference") else "rates"]
+        of_method = of_kind.setdefault(row["method"], {})
+        of_method.setdefault(f"{row['people']} people", []).append(row["held"] / row["sets"])
+    for kind, of_kind in found["summary"].items():
+        for method, by_people in of_kind.items():
+            for n, values in by_people.items():
+                shares = counted[kind][method][f"{n} people"]
+                assert values == pytest.approx([statistics.mean(shares), min(shares)], abs=1e-4), (kind, method, n)
+    (kind,) = (kind for kind, of_kind in counted.items() if list(of_kind) == [cells["interval"] for cells in shown])
+    for cells in shown:
+        method, *by_people = cells.values()
+        for heading, cell in zip([*cells][1:], by_people, strict=True):
+            shares = counted[kind][method][heading]
+            assert shows(cell, [statistics.mean(shares), min(shares)]), (method, heading)
+
+
 def check_gpu(shown: list[dict], found: dict) -> None:
     """The rows measured on a GPU, to four digits; the rates that other programs read are among them."""
     assert [row["what"] for row in shown] == [row["what"] for row in found["rows"]]
@@ -137,6 +158,8 @@ def check(source: str, shown: list[dict]) -> None:
     found, parts = results.load(source), source.split("/")
     if parts[0] == "recorded":
         check_recorded(shown, found)
+    elif parts[-1] == "coverage.json":
+        check_coverage(shown, found)
     elif parts[0] == "bench":
         (check_gpu if "rows" in found else check_bench)(shown, found)
     elif "minus_baseline" in found:
@@ -186,6 +209,14 @@ def test_every_recorded_measurement_says_how_it_was_made_and_is_on_the_page():
         assert [name for name in found.get("facts", {}) if f"{{{{{path.stem}.{name}" not in template] == []
 
 
+def test_the_docstring_of_the_intervals_states_the_coverage_that_was_measured():
+    found = results.load("bench/coverage.json")["summary"]
+    ours = [next(by for name, by in found[kind].items() if "(ours)" in name) for kind in ("rates", "differences")]
+    measured = [by[n][0] for by in (ours[0], found["rates"]["percentile"], ours[1]) for n in ("10", "20", "50", "200")]
+    stated = intervals.__doc__.partition("**Achieved coverage.**")[2]
+    assert shows(stated, measured), "after make coverage, state the new numbers in face3d_lib/evaluate/intervals.py"
+
+
 def test_the_readme_is_short():
     assert len(README.split()) <= MOST_WORDS
 
@@ -217,7 +248,16 @@ def test_every_changed_digit_of_a_table_is_seen():
             check_all(changed)
 
 
-NOT_IN_A_TABLE = {"params_m", "gflop", "threshold", "facts", "notes"}  # by design; some stand in the text
+NOT_IN_A_TABLE = {
+    "params_m",
+    "gflop",
+    "threshold",
+    "facts",
+    "notes",
+    "truth",
+    "width",
+    "level",
+}  # by design; some stand in the text
 
 
 def numbers_in(value, path=()) -> list[tuple]:

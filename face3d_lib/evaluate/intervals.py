@@ -12,8 +12,10 @@ gives [0, 3.84 / (n + 3.84)], near the rule of three.
 **Differences.** The interval is the difference +- the quantile of the replicates' absolute deviations (Hall 1988, "On
 Symmetric Bootstrap Confidence Intervals"), widened by sqrt(n / (n - 1)) t / z. Its p-value counts the same deviations.
 
-**Achieved coverage.** COVERAGE is the share of 95 % intervals that held the truth in a simulation of people who differ.
-`make coverage` runs it and compares other methods; the whole table is on the results page.
+**Achieved coverage.** In a simulation of people who differ, with rates down to no error at all, 95 % intervals of rates held
+the truth in .970, .957, .959 and .942 of the cases with 10, 20, 50 and 200 people; percentiles did in .518, .631, .737
+and .842. Intervals of differences held it in 1.000, .995, .980 and .953: with few people they are too long. The whole
+table is on the results page, and `make coverage` measures it again.
 """
 
 from collections.abc import Callable, Sequence
