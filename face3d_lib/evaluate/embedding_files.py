@@ -38,6 +38,8 @@ def read_embeddings(path: Path) -> tuple[Embeddings, list[str]]:
         ) from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         reason = "not there" if isinstance(error, FileNotFoundError) else error
+        if "pickle" in str(error):  # numpy's message advises to unpickle, which would run what the file says
+            reason = "it holds objects or no arrays"
         raise UserError(f"{path}: no embeddings that can be read ({reason})") from None
     for key in KEYS:
         if key not in found:

@@ -207,7 +207,11 @@ def evaluate_embeddings(
         alone = embeddings.pair_ids[~mated]
         notes.append(f"rank-1 leaves out {len(alone)} pictures of people with one picture, the first {alone[0]}")
     rank1 = mean_bootstrap(right[mated], embeddings.subject_ids[mated], replicates, seed)
-    accuracy = None if pairs is None or "fold" not in pairs else fold_accuracy(trials.score, trials.same, pairs["fold"])
+    accuracy = (
+        None
+        if pairs is None or "fold" not in pairs
+        else fold_accuracy(trials.score, trials.same, pd.factorize(pairs["fold"])[0])
+    )
     found = replace(found, rank1=rank1, accuracy=accuracy, notes=tuple(notes))
     acquired = (embeddings.vectors != 0).any(axis=1)
     if acquired.all():
@@ -261,7 +265,10 @@ def evaluate_file(
             )
         vectors, notes = read_embeddings(file)
         pairs, more = (None, []) if protocol is None else read_protocol(protocol, vectors)
-        found = evaluate_embeddings(vectors, pairs, fars, replicates, seed)
+        try:
+            found = evaluate_embeddings(vectors, pairs, fars, replicates, seed)
+        except UserError as error:
+            raise UserError(f"{protocol or file}: {error}") from None
         found = replace(found, notes=(*notes, *more, *found.notes))
     else:
         if protocol:

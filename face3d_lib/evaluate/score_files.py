@@ -54,6 +54,7 @@ MEANING = (  # pairs of words, genuine first; a file keeps to one pair
     ("target", "nontarget"),
     ("target", "non-target"),
 )
+LARGEST = 1e100  # a larger score is a fault, and the square of its square would overflow
 ATTACK = "probe_attack_type"  # bob.bio.base: filled where the probe is a presentation attack
 COLUMNS = ("bio_ref_subject_id", "bio_ref_template_id", "probe_subject_id", "probe_template_id", "score")  # as written
 
@@ -150,9 +151,10 @@ def _number(text: str, where: str, sign: float) -> float:
         value = math.nan
         hint = ": write a point, not a comma" if "," in text else ": correct the line"
     else:
-        hint = ": a failed comparison has no score; leave it out, and state the failures by --fta"
-    if not math.isfinite(value) or "_" in text:
-        raise UserError(f"{where}: the score {text!r} is not a finite number{hint}")
+        failed = "a failed comparison has no score; leave it out, and state the failures by --fta"
+        hint = f": {failed}" if math.isnan(value) else ": correct the line"
+    if not abs(value) < LARGEST or "_" in text:
+        raise UserError(f"{where}: the score {text!r} is not a finite number, or too large{hint}")
     return sign * value
 
 

@@ -224,12 +224,12 @@ def _sides_of_table(pairs: "pd.DataFrame", pair_ids: np.ndarray) -> tuple[np.nda
         raise UserError(f"pairs table: {len(missing)} pairs have no embedding, first {missing[0]!r}: embed the split")
     a, b = np.array([row_of[name] for name in named], np.int64).reshape(2, -1)
     if (a == b).any():
-        raise UserError(f"pairs table: {pair_ids[a[(a == b).argmax()]]!r} is compared with itself")
+        raise UserError(f"pairs table: {str(pair_ids[a[(a == b).argmax()]])!r} is compared with itself")
     trial, count = np.unique(np.minimum(a, b) * len(pair_ids) + np.maximum(a, b), return_counts=True)
     if (count > 1).any():
         first = trial[count > 1][0]
         left, right = pair_ids[first // len(pair_ids)], pair_ids[first % len(pair_ids)]
-        raise UserError(f"pairs table: {(count > 1).sum()} trials occur twice, the first is {left!r}, {right!r}")
+        raise UserError(f"pairs table: {(count > 1).sum()} trials occur twice, the first is {left}, {right}")
     return a, b
 
 

@@ -67,7 +67,7 @@ def with_nan():
         ({"vectors": np.ones((6, 0))}, "vectors are"),
         ({"vectors": np.ones((5, 4))}, "there are 5 vectors"),
         ({"vectors": np.ones((6, 4), complex)}, "complex"),
-        ({"vectors": np.array([[{}]] * 6, object)}, "no embeddings that can be read"),
+        ({"vectors": np.array([[{}]] * 6, object)}, r"no embeddings that can be read \(it holds objects"),
         ({"vectors": None, "vector": np.ones((6, 4))}, "no array vectors: rename vector"),
         ({"subject_ids": None, "labels": np.arange(6)}, "no array subject_ids: it has labels"),
         ({"pair_ids": np.array([*PAIRS[:5], PAIRS[0]])}, "pair Ann_Lee/Ann_Lee_0001 occurs twice"),

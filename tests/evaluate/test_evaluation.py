@@ -216,6 +216,15 @@ def test_a_protocol_chooses_the_comparisons_and_its_folds(tmp_path, faces):
     assert 0.5 <= shown["mean"] <= 1
     assert shown["mean"] == pytest.approx(np.mean(shown["accuracy"]))
     assert "standard error of 3 folds" in found.as_text()
+    rows = [
+        f"{a},{b},{same},{fold}" for fold in "xyz" for a, b, same in ((names[0], names[1], 1), (names[0], names[5], 0))
+    ]
+    (tmp_path / "pairs.csv").write_text("pair_id_a,pair_id_b,same,fold\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    found, _ = evaluate_file(tmp_path / "f.npz", protocol=tmp_path / "pairs.csv", replicates=10)
+    assert len(found.accuracy.accuracy) == 3
+    (tmp_path / "pairs.csv").write_text("pair_id_a,pair_id_b,same\nzz,yy,1\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"pairs.csv: pairs table: 2 pairs have no embedding, first 'yy'"):
+        evaluate_file(tmp_path / "f.npz", protocol=tmp_path / "pairs.csv", replicates=10)
     vectors, _ = read_embeddings(tmp_path / "f.npz")
     pairs, _ = read_protocol(tmp_path / "pairs.txt", vectors)
     twice = pd.concat([pairs, pairs.iloc[:1].rename(columns={"pair_id_a": "pair_id_b", "pair_id_b": "pair_id_a"})])

@@ -100,6 +100,7 @@ def test_labels_of_one_vocabulary_are_read(tmp_path, yes, no):
         ("ann ann p1 0.9\nann bob p2 inf\n", "line 2: the score 'inf'"),
         ("ann ann p1 1e999\n", "not a finite number"),
         ("ann ann p1 1_0\n", "not a finite number"),
+        ("ann ann p1 -1e200\n", "too large"),
         ("0.9\n0.8\n", "line 1"),
         ("0 0.9\n1 0.8\n", "line 1"),
         ("1 0.9\n0 0.8\n", "line 2: label '0'"),
