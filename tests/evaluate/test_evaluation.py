@@ -200,6 +200,19 @@ def test_rates_of_perfect_embeddings_stay_rates(monkeypatch):
     assert 0.5 < found.auc.low < found.auc.high <= 1
 
 
+def test_a_list_of_all_pairs_in_any_order_gives_the_rates_of_all_pairs(faces, found):
+    rng = np.random.default_rng(0)
+    order = rng.permutation(60 * 59 // 2)
+    a, b = (side[order] for side in np.triu_indices(60, 1))
+    turned = rng.random(len(a)) < 0.5
+    a, b = np.where(turned, b, a), np.where(turned, a, b)
+    same = np.where(faces.subject_ids[a] == faces.subject_ids[b], "1", "0")
+    pairs = pd.DataFrame({"pair_id_a": faces.pair_ids[a], "pair_id_b": faces.pair_ids[b], "same": same})
+    listed = evaluate_embeddings(faces, pairs, replicates=10)
+    for one, other in ((listed.eer, found.eer), (listed.auc, found.auc), (listed.rank1, found.rank1)):
+        assert one.value == pytest.approx(other.value, abs=1e-12)
+
+
 def test_a_protocol_chooses_the_comparisons_and_its_folds(tmp_path, faces):
     names = np.array([f"{person}_{k % 5 + 1:04d}" for k, person in enumerate(faces.subject_ids)])
     np.savez(tmp_path / "f.npz", pair_ids=names, subject_ids=faces.subject_ids, vectors=faces.vectors)
