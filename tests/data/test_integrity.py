@@ -221,3 +221,27 @@ def test_real_sets_are_told_apart(shared_data, tmp_path, name, origin, right):
         assert seen["noise between neighbours"] > integrity.WHITE_LINK
     else:
         assert np.isnan(seen["noise between neighbours"])
+
+
+def test_a_copy_of_a_whole_pair_is_no_frozen_depth():
+    marks = np.arange(1, 65, dtype=np.uint64)
+    pairs = pd.DataFrame({"pair_id": ["p/a", "p/b", "p/c", "p/d"], "rgb_sha256": ["x", "x", "y", "z"]})
+    half = np.where(marks > 32, marks, marks + np.uint64(1000))
+    arrays = {"p/a": {"marks": marks}, "p/b": {"marks": marks}, "p/c": {"marks": half}, "p/d": {}}
+    shares = integrity._frozen_shares(pairs, arrays)
+    assert shares[:3].tolist() == [0.5, 0, 0.5]  # the first and the third share half; the second copies the first
+    assert np.isnan(shares[3])
+
+
+def test_the_standard_error_of_the_shift_is_that_of_a_mean():
+    """Where each person's surface is a parabola, the shift of all is the mean of the people's, known by hand."""
+    best = np.random.default_rng(0).normal(0, 1, 10)  # of ten people, in half px along x
+    steps = np.arange(-6, 7)
+    surfaces = [0.1 * ((steps[None] - b) ** 2 + steps[:, None] ** 2) - 9 for b in best for _ in range(2)]
+    names = [f"p{k:02d}/{i}" for k in range(10) for i in range(2)]
+    pairs = pd.DataFrame({"pair_id": names, "subject_id": [name[:3] for name in names], "scale": 1.5})
+    rows = integrity._shift(pairs, {name: {"surface": s} for name, s in zip(names, surfaces, strict=True)})
+    assert rows[0]["value"] == pytest.approx(-2 * 1.5 * best.mean())
+    error = 2 * 1.5 * best.std(ddof=1) / np.sqrt(10)
+    assert f"standard error {error:.2g} px" in rows[0]["note"]
+    assert rows[1]["value"] == pytest.approx(0)

@@ -111,6 +111,10 @@ def test_a_folder_gives_a_row_for_each_aligned_pair(folders):
     assert set(quality.QUALITY) <= set(quality.UNITS)
     assert set(pairs.dtypes[list(quality.UNITS)]) == {np.dtype(np.float64)}
     assert set(arrays) == set(ok["pair_id"])
+    apart = np.hypot(pairs["shift_x"], pairs["shift_y"])  # px of the picture, and of the template
+    assert apart.notna().any()
+    assert np.allclose(apart, pairs["shift_off_px"] * pairs["scale"], equal_nan=True)
+    assert pairs["scale"].max() > 1.05
     assert pairs["sensor_px"].median() == 2
     assert pairs["step"].median() == 2
     expected = 3.0 * (pairs["distance_mm"] / 800) ** 2
