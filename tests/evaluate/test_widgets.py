@@ -104,15 +104,6 @@ def test_a_page_that_is_opened_later_is_sent_everything(board):
     assert len(json.dumps(state["figure"])) < 30_000  # without the code of plotly
 
 
-def test_a_page_that_has_no_plotly_is_sent_it_once_it_asks(board, monkeypatch):
-    sent = []
-    monkeypatch.setattr(board.plot, "send", lambda content, buffers: sent.append((content, buffers)))
-    board.plot._handle_custom_msg({"kind": "code"}, [])
-    ((content, (code,)),) = sent
-    assert content == {"kind": "code"}
-    assert b"plotly.js" in code[:100]
-
-
 def test_no_comparisons_at_all_are_said(packed):
     board = widgets.ThresholdBoard([make_system(n=0, chosen=np.nan)], widgets.Thumbnails(packed))
     assert "FAR cannot be measured" in board.rates.value
