@@ -40,7 +40,8 @@ def plot_zoo(ax: Axes, table: pd.DataFrame) -> Axes:
             ax.annotate(literal(short(str(name), 12)), where, (4, 3), textcoords="offset points", fontsize=8)
             places.append(where)
     ax.set(xlabel="mean genuine score of a person", ylabel="mean impostor score")
-    ax.legend(loc="best", fontsize=8, handletextpad=0.2)
+    if ax.lines:
+        ax.legend(loc="best", fontsize=8, handletextpad=0.2)
     return ax
 
 

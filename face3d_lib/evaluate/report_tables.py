@@ -105,7 +105,9 @@ def number(value: float) -> str:
         return f"{value:,}"
     if math.isnan(value):
         return "-"
-    return f"{value:.2g}" if 0 < abs(value) < 0.0095 else f"{value:.3f}"
+    if 0 < abs(value) < 0.0095:
+        return np.format_float_positional(float(f"{value:.1e}"), trim="-")
+    return f"{value:.3f}"
 
 
 def letter(number: int) -> str:

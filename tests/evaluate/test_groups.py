@@ -82,6 +82,22 @@ def test_an_empty_group_is_a_row_without_data():
     assert "people" in table.loc["young", "reason"]  # too few for an interval, and it says so
 
 
+def test_many_differences_are_corrected_and_the_interval_must_agree():
+    rows = pd.DataFrame({"p": [0.02, 0.04, 0.001], "low": [0.1, 0.1, -0.1], "high": [0.3, 0.3, 0.3]})
+    found = groups.corrected(rows)
+    np.testing.assert_allclose(found["p_holm"], [0.04, 0.04, 0.003])
+    assert found["shown"].tolist() == [True, True, False]
+    assert not groups.corrected(rows.assign(p=0.02))["shown"].any()  # 0.06 after the correction
+
+
+def test_pictures_without_a_comparison_are_not_counted():
+    """Dev people stand in the same list of pictures as test people."""
+    ids, names = np.append(TRIALS.pair_ids, "x1"), np.append(TRIALS.subject_ids, "x")
+    more = Trials(TRIALS.score, TRIALS.a, TRIALS.b, ids, names)
+    table = groups.group_rates(more, groups.grouping(ROWS, "age"), 0.5, replicates=50).set_index("group")
+    assert table.loc["child", ["people", "pictures"]].tolist() == [0, 0]
+
+
 def test_without_a_threshold():
     grouped = groups.grouping(ROWS, "age")
     table = groups.group_rates(TRIALS, grouped, np.nan, replicates=50)
@@ -131,6 +147,8 @@ def test_a_planted_difference_is_shown(trait):
     found = groups.corrected(groups.differences(trials, groups.grouping(rows, "kind"), 0.45, 999)).set_index("rate")
     assert found["shown"].to_dict() == {"fnmr": True, "fmr": False}
     assert found.loc["fnmr", "difference"] > 0
+    assert found.loc["fnmr", "low"] < found.loc["fnmr", "difference"] < found.loc["fnmr", "high"]
+    assert found.loc["fmr", "low"] < found.loc["fmr", "difference"] < found.loc["fmr", "high"]
     assert (found["group"] == "one").all()  # of two groups one row is enough
 
 

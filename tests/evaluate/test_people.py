@@ -55,6 +55,7 @@ def test_the_worst_comparisons_show_different_people():
     trials = trials_of([*BY_HAND, ("b2", "b3", 0.2)])
     rejected = people.worst(trials, True, 0.5)
     assert rejected[["person_a", "score", "error"]].to_numpy().tolist() == [["b", 0.2, True], ["a", 0.9, False]]
+    assert people.worst(trials, True, 0.9)["error"].tolist() == [True, False]  # 0.9 itself is accepted
     accepted = people.worst(trials, False, 0.5, n=1)
     assert accepted[["person_a", "person_b", "score", "error"]].to_numpy().tolist() == [["a", "c", 0.7, True]]
     assert accepted[["pair_id_a", "pair_id_b"]].to_numpy().tolist() == [["a1", "c1"]]
@@ -96,6 +97,13 @@ def test_a_planted_wolf_and_a_planted_goat_are_found():
     assert table.loc["p00", "animal"] == "goat"
     assert (table["animal"] == "").sum() == len(table) - 1
     assert spreads["genuine"].p < 0.05 < spreads["impostor"].p
+
+
+def test_the_p_of_several_draws_is_twice_their_median():
+    trials = drawn(0)
+    score = np.where(trials.same, trials.subject_codes[trials.a] / 10, trials.score)  # every person has a mean apart
+    found = people.spread_of_genuine(Trials(score, trials.a, trials.b, trials.pair_ids, trials.subject_ids), 99)
+    assert found.p == pytest.approx(2 / 100)
 
 
 def test_chance_alone_makes_no_animals():
