@@ -128,7 +128,7 @@ def group_rates(
         for rate, found in intervals.items():
             row |= {rate: found.value, f"{rate}_low": found.low, f"{rate}_high": found.high}
         reasons = dict.fromkeys(f"{rate}: {found.reason}" for rate, found in intervals.items() if found.reason)
-        rows.append(row | {"reason": "; ".join(reasons) if taken else "no data"})
+        rows.append(row | {"reason": " | ".join(reasons) if taken else "no data"})
     return pd.DataFrame(rows)
 
 

@@ -78,11 +78,11 @@ def rates_section(rated: list[Rated], far: float, far_open: float) -> Section:
     tables.append(Table("tar", "True accept rate at false accept rates of the test people", columns, rows))
     tables.append(_threshold_table(rated))
     columns = ["system", "threshold", "FAR", "TAR", "false accepts", "false rejects"]
-    rows = [
-        [one.label, one.threshold, p.achieved_far, p.tar, p.false_accepts, p.false_rejects]
-        for one in rated
-        if (p := one.at_dev)
-    ]
+    rows = []
+    for one in rated:
+        if point := one.at_dev:
+            counts = [None, None] if np.isnan(point.threshold) else [point.false_accepts, point.false_rejects]
+            rows.append([one.label, one.threshold, point.achieved_far, point.tar, *counts])
     note = " ".join(dict.fromkeys(f"{one.label}: {one.caution}." for one in rated if one.caution))
     title = f"At the threshold that gives FAR={far:g} on dev people"
     tables.append(Table("dev_threshold", title, columns, rows, note))
@@ -267,6 +267,6 @@ def _value(cell: str) -> Value:
 
 def _interval(row: dict, rate: str) -> Interval:
     value, low, high = (float(row.get(f"{rate}{end}") or "nan") for end in ("", "_low", "_high"))
-    parts = [part.partition(": ")[2] for part in row["reason"].split("; ") if part.startswith(f"{rate}: ")]
+    parts = [part.partition(": ")[2] for part in row["reason"].split(" | ") if part.startswith(f"{rate}: ")]
     reason = row["reason"] if row["reason"] == "no data" else "; ".join(parts)
     return Interval(value, low, high, 0.95, 0, 0, reason or ("not measured" if np.isnan(value) else ""))

@@ -82,7 +82,7 @@ def add_failures(runs, person=EVIL):
         csv.writer(file, lineterminator="\n").writerow([person, 6, 3, 0.5, 0.25, 16, 0, 0.0, -0.125, "goat", "RGB"])
     groups = "group,people,pictures,failed,genuine,impostor,fta,fta_low,fta_high,fnmr,fnmr_low,fnmr_high,fmr,fmr_low,"
     groups += "fmr_high,eer,eer_low,eer_high,rank1,rank1_low,rank1_high,reason,system,column\n"
-    groups += "old,3,9,1,6,16,0.1,0.02,0.4,0.5,0.2,0.8,0.25,0.1,0.6,,,,,,,eer: too few,RGB,age\n"
+    groups += "old,3,9,1,6,16,0.1,0.02,0.4,0.5,0.2,0.8,0.25,0.1,0.6,,,,,,,eer: 2 people; an interval needs 3 | rank1: no probe,RGB,age\n"
     groups += "young,0,0,0,0,0,,,,,,,,,,,,,,,,no data,RGB,age\n"
     (folder / "groups.csv").write_text(groups, encoding="utf-8")
     rows = "column,group,rate,difference,low,high,p,system,p_holm,shown\n"
@@ -182,7 +182,8 @@ def test_people_and_groups_of_notebook_47(runs):
     assert old[3:] == ["3", "9", "1", "0.100 [0.020, 0.400]", "0.500 [0.200, 0.800]", "0.250 [0.100, 0.600]", "-", "-"]
     assert young[3:] == ["0", "0", "0", *["-"] * 5]
     assert "no data" in page.text
-    assert "too few" in page.text
+    assert "2 people; an interval needs 3" in page.text
+    assert "no probe" in page.text
     assert len(page.tables["differences"]) == 2
     assert "1 of 2 differences between groups are more than chance" in page.text
 
@@ -246,6 +247,7 @@ def test_few_people_give_dashes_with_reasons(runs, people):
     _, page = written()
     assert page.tables["systems"][1][0] == "RGB"
     assert "-" in page.tables["open_set"][1]
+    assert page.tables["dev_threshold"][1][1:] == ["-"] * 5
     assert "nan" not in re.sub(r"\w+nan|nan\w+", "", page.text.lower())
 
 
