@@ -14,6 +14,7 @@ from ..train.model_files import ModelCard
 from .evaluation import FARS, Evaluation, evaluate
 from .figures import plot_cmc, plot_roc, plot_score_histogram
 from .figures_identification import plot_dir
+from .figures_rates import plot_det
 from .intervals import Interval, holm, mean_bootstrap, paired_bootstrap
 from .metrics.failures import frr_with_fta, wilson
 from .metrics.identification import cmc, dir_at, dir_curve, identified
@@ -136,14 +137,17 @@ def _curves(rated: list[Rated]) -> list[Picture]:
     axes[1].set_title("identification, closed set")
     caption = "ROC: true over false accept rate. CMC: share of probes whose own person is among the best k."
     found = [_picture(figure, caption)]
-    figure, ax = plt.subplots(figsize=(6.4, 4))
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.3))
+    for number, one in enumerate(rated):
+        plot_det(axes[0], one.found.roc, literal(one.label), number)
     for number, one in enumerate(shown):
         test = one.system.opened["test"]  # type: ignore[union-attr]
         given = (test.known, test.probes.subject_ids, test.enrolled.subject_ids, test.unknown)
-        plot_dir(ax, dir_curve(*given, [1]), 1, literal(one.label), number)
-    if shown:
-        found.append(_picture(figure, "Open set: detection and identification rate over the false alarm rate, rank 1."))
-    plt.close(figure)
+        plot_dir(axes[1], dir_curve(*given, [1]), 1, literal(one.label), number)
+    axes[0].set_title("errors at every threshold (DET)")
+    axes[1].set_title("identification, open set, rank 1")
+    caption = "DET: false reject over false accept rate. Right: detection and identification rate over false alarms."
+    found.append(_picture(figure, caption))
     rows = -(-len(shown) // 2)
     if rows:
         figure, axes = plt.subplots(rows, 2, figsize=(11, 3.2 * rows), squeeze=False)
