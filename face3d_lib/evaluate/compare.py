@@ -22,7 +22,7 @@ from .metrics.curves import best_weight, eer
 from .metrics.identification import ranks
 from .metrics.thresholds import tar_at_far
 from .protocol import open_set, trials_of, unseen_people
-from .scores import Trials, cosine, fuse, fuse_trials, templates
+from .scores import Trials, cosine, joined, templates
 from .trained import Trained
 
 FAR = 0.01  # of the TAR that is reported beside the EER
@@ -95,26 +95,17 @@ def late_fusion(first: Trained, second: Trained, packed: Pack, division: Splits)
     both = [_unseen_of(network) for network in (first, second)]
     dev = [trials_of(vectors, division, "dev") for vectors in both]
     weight = best_weight(dev[0], dev[1], n_steps=21)
-    weights: dict[str, list[float]] = {"fused": [weight, 1 - weight], "first": [1, 0], "second": [0, 1]}
-    trials = fuse_trials([trials_of(vectors, division) for vectors in both], weights["fused"])
-
-    sets = [open_set(vectors, division) for vectors in both]
-    who, enrolled = sets[0].probes.subject_ids, sets[0].enrolled.subject_ids
-    found = ranks(fuse([people.known for people in sets], weights["fused"]), who, enrolled)
-    closed = [_closed_set(network, packed, division) for network in (first, second)]
-    means = [templates(train) for train, _ in closed]
-    alike = [cosine(test.vectors, mean.vectors) for (_, test), mean in zip(closed, means, strict=True)]
-    asked, names = closed[0][1], means[0].subject_ids
-    right = {
-        which: _right(asked.pair_ids, asked.subject_ids, names[fuse(alike, w).argmax(1)])
-        for which, w in weights.items()
-    }
-    rates = {"accuracy": right["fused"].mean(), "eer": eer(trials.genuine, trials.impostor)[0]}
+    vectors = joined(both[0], both[1], weight)
+    trials, people = trials_of(vectors, division), open_set(vectors, division)
+    found = ranks(people.known, people.probes.subject_ids, people.enrolled.subject_ids)
+    alone = [_closed_set(network, packed, division) for network in (first, second)]
+    train, test = (joined(one, other, weight) for one, other in zip(*alone, strict=True))
+    right = _named_by_templates(train, test)
+    rates = {"accuracy": right.mean(), "eer": eer(trials.genuine, trials.impostor)[0]}
     rates |= {"tar": tar_at_far(trials.genuine, trials.impostor, FAR).tar}
     rates |= {"rank1": (found == 1).mean() if len(found) else np.nan}
     rates = {name: float(rate) for name, rate in rates.items()} | {"weight": weight}
-    alone = [float(right[which].mean()) for which in ("first", "second")]
-    return Outcome(trials, right["fused"]), rates | {"accuracies": alone}
+    return Outcome(trials, right), rates | {"accuracies": [float(_named_by_templates(*one).mean()) for one in alone]}
 
 
 def _unseen_of(network: Trained) -> Embeddings:
@@ -129,6 +120,12 @@ def _closed_set(network: Trained, packed: Pack, division: Splits) -> tuple[Embed
         vectors = torch.nn.functional.normalize(vectors_of(model, packed, rows)).cpu().numpy()
         found.append(Embeddings(part["pair_id"].to_numpy(str), part["cls_name"].to_numpy(str), vectors))
     return found[0], found[1]
+
+
+def _named_by_templates(train: Embeddings, test: Embeddings) -> pd.Series:
+    people = templates(train)
+    nearest = cosine(test.vectors, people.vectors).argmax(axis=1)
+    return _right(test.pair_ids, test.subject_ids, people.subject_ids[nearest])
 
 
 def _right(pair_ids: ArrayLike, people: ArrayLike, named: ArrayLike) -> pd.Series:

@@ -3,27 +3,23 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
-from ..base.errors import UserError
-from ..data.splits import Splits
 from .embeddings import Embeddings
 from .metrics.checks import share
-from .metrics.curves import Roc, best_weight, roc
+from .metrics.curves import Roc, roc
 from .metrics.thresholds import OperatingPoint, rates_at, threshold_at_far_or_above
-from .protocol import GROUPS, trials_of
-from .scores import Trials, cosine, fuse, fuse_trials
-from .trained import Trained
+from .scores import Trials, cosine
+from .systems import System
 
 
 @dataclass(frozen=True)
-class System:
-    """A network, or two whose scores are added, with the comparisons of test people that it made."""
+class Explored:
+    """A system with the comparisons of test people that it made."""
 
     label: str
-    parts: tuple[tuple[Embeddings, float], ...]  # the embeddings of each network, and the weight of its scores
+    vectors: Embeddings
     trials: Trials  # of test people
     chosen: float  # the threshold that was chosen on dev people; NaN where they allow none
 
@@ -51,8 +47,8 @@ class System:
 
     def score(self, first: str, second: str) -> float:
         """The score of any two pairs by their pair_id, whether they are among the trials or not."""
-        vectors = [part.select([first, second]).vectors for part, _ in self.parts]
-        return float(fuse([cosine(v[:1], v[1:]) for v in vectors], [weight for _, weight in self.parts])[0, 0])
+        one, other = self.vectors.select([first, second]).vectors
+        return float(cosine(one[None], other[None])[0, 0])
 
     @cached_property
     def span(self) -> tuple[float, float]:
@@ -90,36 +86,13 @@ class System:
         return rows[order], scores[order]
 
 
-def systems_of(
-    networks: Sequence[Trained], folder: Path, division: Splits, far: float, fused: Sequence[Trained] = ()
-) -> list[System]:
-    """A system for each network whose embeddings lie in `folder`, that of notebook 40, and one for the two `fused`.
+def explored(compared: Sequence[System], far: float) -> list[Explored]:
+    """What can be explored of each system: its test people's comparisons, and a threshold.
 
-    The threshold of each is chosen on dev people for the false accept rate `far`, and so is the weight of the fusion.
-    UserError where a network was not embedded.
+    The threshold is chosen on dev people for the false accept rate `far`.
     """
-    vectors = {}
-    for network in networks:
-        path = folder / f"{network.model}.npz"
-        if not path.is_file():
-            raise UserError(
-                f"{path}: not there: name {network.model} among the models of notebook 40 and run that again"
-            )
-        vectors[network.model] = Embeddings.load(path)
-    trials = {model: {group: trials_of(found, division, group) for group in GROUPS} for model, found in vectors.items()}
-
-    def system(label: str, parts: list[tuple[Embeddings, float]], groups: dict[str, Trials]) -> System:
-        return System(label, tuple(parts), groups["test"], threshold_at_far_or_above(groups["dev"].impostor, far)[0])
-
-    found = [system(network.label, [(vectors[network.model], 1.0)], trials[network.model]) for network in networks]
-    if len(fused) == 2:
-        first, second = (trials[network.model] for network in fused)
-        weight = best_weight(first["dev"], second["dev"], n_steps=21)  # as notebook 40 does
-        weights = [weight, 1 - weight]
-        groups = {group: fuse_trials([first[group], second[group]], weights) for group in GROUPS}
-        parts = [(vectors[network.model], part) for network, part in zip(fused, weights, strict=True)]
-        found.append(system(" + ".join(network.label for network in fused) + ", fused", parts, groups))
-    return found
+    chosen = [threshold_at_far_or_above(one.trials["dev"].impostor, far)[0] for one in compared]
+    return [Explored(one.label, one.vectors, one.trials["test"], at) for one, at in zip(compared, chosen, strict=True)]
 
 
 def far_and_frr(point: OperatingPoint) -> tuple[float, float]:

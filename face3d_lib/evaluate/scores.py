@@ -166,7 +166,7 @@ def templates(embeddings: "Embeddings") -> "Embeddings":
 
 
 def fuse(scores: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
-    """The weighted mean (float32) of the scores of several systems, arrays of one shape.
+    """The weighted mean (float64) of the scores of several systems, arrays of one shape.
 
     Cosine scores share a scale, so they are added without rescaling. A failure (-1) of one system lowers the sum.
     """
@@ -176,7 +176,22 @@ def fuse(scores: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
     if len({np.shape(score) for score in scores}) > 1:
         raise ValueError(f"fuse: scores of different shapes {[np.shape(score) for score in scores]}")
     parts = [share * np.asarray(score) for share, score in zip(shares / shares.sum(), scores, strict=True)]
-    return np.sum(parts, axis=0).astype(np.float32)
+    return np.asarray(np.sum(parts, axis=0), np.float64)
+
+
+def joined(first: "Embeddings", second: "Embeddings", weight: float) -> "Embeddings":
+    """Two systems as one: for each pair both vectors side by side, (N, D1 + D2) float64 of unit length.
+
+    The cosine of two such vectors is `weight` times the first system's score plus 1 - `weight` times the second's, so
+    whatever takes embeddings takes the fusion of two systems. A pair that failed in either fails in both. ValueError
+    unless both hold the same pairs in the same order.
+    """
+    if not np.array_equal(first.pair_ids, second.pair_ids):
+        raise ValueError("the systems hold different pairs: embed the same pairs in the same order")
+    both = [np.sqrt(weight) * np.float64(first.vectors), np.sqrt(1 - weight) * np.float64(second.vectors)]
+    vectors = np.concatenate(both, axis=1)
+    vectors[~(check_vectors(first.vectors) & check_vectors(second.vectors))] = 0
+    return replace(first, vectors=vectors)
 
 
 def fuse_trials(systems: Sequence[Trials], weights: Sequence[float]) -> Trials:

@@ -1,7 +1,7 @@
 """The systems that notebook 40 compared, read back from the files that it left: embeddings, and fused scores."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +13,7 @@ from .embeddings import Embeddings
 from .metrics.identification import ranks
 from .other_systems import read_systems
 from .protocol import GROUPS, OpenSet, open_set, trials_of
-from .scores import Trials, fuse, fuse_trials
+from .scores import Trials, joined
 from .trained import find_models
 
 
@@ -23,8 +23,10 @@ class System:
 
     name: str  # as in the metrics of notebook 40
     label: str  # for legends
+    vectors: Embeddings  # of dev and test people; those of a fusion are two networks' side by side
     trials: dict[str, Trials]  # comparisons of two pictures, by group
     opened: dict[str, OpenSet]  # probes against the enrolled people, by group
+    ours: bool = True  # a network of this workbook, or a fusion of two; not a file of other people
 
     def identified(self, group: str = "test") -> pd.Series:
         """Whether each probe's own person came first, bool by (pair_id, person)."""
@@ -45,28 +47,19 @@ def compared_systems(folder: Path, division: Splits) -> list[System]:
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     names = {rates["model"]: name for name, rates in metrics["systems"].items() if rates.get("model")}
     others = read_systems(metrics.get("files", {}), division)
-    vectors_of = {
-        names[network.model]: (network.label, Embeddings.load(folder / f"{network.model}.npz"))
-        for network in find_models(record["run"], list(names))
-    }
-    vectors_of |= {name: (name, vectors) for name, vectors in others.embeddings.items()}
     found = {}
-    for name, (label, vectors) in vectors_of.items():
-        trials = {group: trials_of(vectors, division, group) for group in GROUPS}
-        found[name] = System(name, label, trials, {group: open_set(vectors, division, group) for group in GROUPS})
+    for network in find_models(record["run"], list(names)):
+        vectors = Embeddings.load(folder / f"{network.model}.npz")
+        found[names[network.model]] = _system(names[network.model], network.label, vectors, division)
+    for name, vectors in others.embeddings.items():
+        found[name] = replace(_system(name, name, vectors, division), ours=False)
     for name in [name for name in metrics["systems"] if name not in found and name not in others.scores]:
         first, second = (found[part] for part in name.split(" + "))
-        weight = metrics["late_fusion_weight"]
-        found[name] = _fused(name, first, second, [weight, 1 - weight])
+        vectors = joined(first.vectors, second.vectors, metrics["late_fusion_weight"])
+        found[name] = _system(name, f"{first.label} + {second.label}, fused", vectors, division)
     return [found[name] for name in metrics["systems"] if name in found]
 
 
-def _fused(name: str, first: System, second: System, weights: list[float]) -> System:
-    """Two systems as one, whose scores are the weighted means of theirs."""
-    trials = {g: fuse_trials([first.trials[g], second.trials[g]], weights) for g in GROUPS}
-    opened = {}
-    for group in GROUPS:
-        one, other = first.opened[group], second.opened[group]
-        known, unknown = fuse([one.known, other.known], weights), fuse([one.unknown, other.unknown], weights)
-        opened[group] = OpenSet(one.enrolled, one.probes, known, unknown)
-    return System(name, f"{first.label} + {second.label}, fused", trials, opened)
+def _system(name: str, label: str, vectors: Embeddings, division: Splits) -> System:
+    trials = {group: trials_of(vectors, division, group) for group in GROUPS}
+    return System(name, label, vectors, trials, {group: open_set(vectors, division, group) for group in GROUPS})

@@ -22,7 +22,7 @@ from plotly.subplots import make_subplots
 from ..data.pack import Pack
 from ..train.encodings import ENCODINGS
 from . import explore, pictures
-from .explore import System
+from .explore import Explored
 from .figures import COLOURS, score_bins
 from .pictures import BLUE, RED
 from .plot import Plot
@@ -71,7 +71,7 @@ class ThresholdBoard(ipywidgets.VBox):
     rates in words, `board.accepts` and `board.rejects` hold the examples.
     """
 
-    def __init__(self, systems: Sequence[System], thumbnails: Thumbnails):
+    def __init__(self, systems: Sequence[Explored], thumbnails: Thumbnails):
         self.systems, self.thumbnails = systems, thumbnails
         self.histograms = [_histogram(system) for system in systems]
         self.system = _choice(systems)
@@ -158,10 +158,10 @@ class PairPicker(ipywidgets.VBox):
     pictures and `picker.verdict` their score in words.
     """
 
-    def __init__(self, systems: Sequence[System], packed: Pack):
+    def __init__(self, systems: Sequence[Explored], packed: Pack):
         self.systems, self.packed = systems, packed
         self.histograms = [_histogram(system) for system in systems]
-        embedded = systems[0].parts[0][0]
+        embedded = systems[0].vectors
         if not len(embedded):
             super().__init__([ipywidgets.HTML("There is no picture of a person never seen in training.")])
             return
@@ -269,7 +269,7 @@ def pointed_tsne(points: np.ndarray, table: pd.DataFrame, thumbnails: Thumbnails
     return ipywidgets.HBox([plot, seen])
 
 
-def _choice(systems: Sequence[System]) -> ipywidgets.Dropdown:
+def _choice(systems: Sequence[Explored]) -> ipywidgets.Dropdown:
     labels = [system.label for system in systems]
     return ipywidgets.Dropdown(options=[(label, number) for number, label in enumerate(labels)], description="system")
 
@@ -278,7 +278,7 @@ def _name(pair_id: str) -> str:
     return html.escape(pictures.short(pair_id, 26))
 
 
-def _rates_html(point: Any, threshold: float, system: System) -> str:
+def _rates_html(point: Any, threshold: float, system: Explored) -> str:
     far, frr = explore.counts_text(point)
     dev = "" if np.isnan(system.chosen) else f"; {system.chosen:.3f} was chosen on dev people"
     return (
@@ -296,7 +296,7 @@ class _Histogram:
     top: float  # where the axis ends
 
 
-def _histogram(system: System) -> _Histogram:
+def _histogram(system: Explored) -> _Histogram:
     kinds = (system.trials.genuine, system.trials.impostor)
     edges = score_bins(*kinds)
     none = np.zeros(len(edges) - 1)

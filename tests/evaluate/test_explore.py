@@ -3,11 +3,8 @@
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from face3d_lib.base.errors import UserError
-from face3d_lib.data.splits import PAIR_COLUMNS, Splits
 from face3d_lib.evaluate import explore
 from face3d_lib.evaluate.embeddings import Embeddings
 from face3d_lib.evaluate.metrics.curves import roc
@@ -22,7 +19,7 @@ SCORES = [0.75, 0.25, 0.5, -0.5, 0.5, 0.0, 0.875]  # exact in float32
 
 def system(scores=SCORES, sides=SIDES, chosen=0.5):
     a, b = np.array(sides, int).reshape(-1, 2).T
-    return explore.System("RGB", (), Trials(np.array(scores, np.float32), a, b, PAIRS, PEOPLE), chosen)
+    return explore.Explored("RGB", None, Trials(np.array(scores, np.float32), a, b, PAIRS, PEOPLE), chosen)
 
 
 def test_rates_at_a_threshold_by_hand():
@@ -88,13 +85,12 @@ def test_the_place_of_a_score_counts_what_is_on_its_wrong_side():
     assert "there are no impostor scores" in explore.place_text(system(SCORES[:2], SIDES[:2]).rates(0.5))
 
 
-def test_the_score_of_any_two_pairs_is_the_weighted_mean_of_the_networks():
-    first = Embeddings(np.array(["a/0", "b/0"]), np.array(["a", "b"]), np.array([[1, 0], [0.6, 0.8]], np.float32))
-    second = Embeddings(first.pair_ids, first.subject_ids, np.array([[1, 0], [0, 1]], np.float32))
-    none = Trials(np.empty(0, np.float32), np.empty(0, int), np.empty(0, int), first.pair_ids, first.subject_ids)
-    fused = explore.System("fused", ((first, 0.75), (second, 0.25)), none, np.nan)
-    assert fused.score("a/0", "b/0") == pytest.approx(0.75 * 0.6)
-    assert fused.score("b/0", "b/0") == pytest.approx(1.0)
+def test_the_score_of_any_two_pairs_is_their_cosine():
+    vectors = Embeddings(np.array(["a/0", "b/0"]), np.array(["a", "b"]), np.array([[1, 0], [0.6, 0.8]], np.float32))
+    none = Trials(np.empty(0, np.float32), np.empty(0, int), np.empty(0, int), vectors.pair_ids, vectors.subject_ids)
+    one = explore.Explored("RGB", vectors, none, np.nan)
+    assert one.score("a/0", "b/0") == pytest.approx(0.6)
+    assert one.score("b/0", "b/0") == pytest.approx(1.0)
 
 
 def test_a_thinned_curve_keeps_its_ends_and_its_shape():
@@ -109,22 +105,11 @@ def test_a_thinned_curve_keeps_its_ends_and_its_shape():
     assert explore.thinned(short)[0].tolist() == [0, 0.5, 1]
 
 
-def test_systems_come_from_the_folder_of_notebook_40(tmp_path):
-    def saved(model, seed):
-        vectors = np.random.default_rng(seed).normal(size=(5, 4))
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        path = tmp_path / f"{model}.npz"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Embeddings(PAIRS, PEOPLE, vectors.astype(np.float32)).save(path)
-        return SimpleNamespace(model=model, label=model.partition("/")[0])
-
-    rows = [(PAIRS[a], PAIRS[b], str(int(PEOPLE[a] == PEOPLE[b])), "test") for a, b in SIDES]
-    division = Splits(*[pd.DataFrame()] * 7, pd.DataFrame(rows, columns=PAIR_COLUMNS, dtype=str))
-    networks = [saved("rgb/30_train_softmax", 0), saved("depth/30_train_softmax", 1)]
-    rgb, depth, fused = explore.systems_of(networks, tmp_path, division, 0.01, networks)
-    assert [one.label for one in (rgb, depth, fused)] == ["rgb", "depth", "rgb + depth, fused"]
-    assert np.isnan(rgb.chosen)  # there are no dev people
-    np.testing.assert_allclose(fused.trials.score, (rgb.trials.score + depth.trials.score) / 2, atol=1e-6)
-    assert fused.score("a/0", "b/0") == pytest.approx(fused.trials.score[2], abs=1e-6)
-    with pytest.raises(UserError, match="name x/30_train_softmax among the models of notebook 40"):
-        explore.systems_of([SimpleNamespace(model="x/30_train_softmax", label="x")], tmp_path, division, 0.01)
+def test_the_threshold_is_chosen_on_dev_people():
+    few = [
+        Trials(np.array(found), np.array([0, 0]), np.array([2, 4]), PAIRS, PEOPLE) for found in ([0.3, 0.1], [0.9, 0.8])
+    ]
+    one = SimpleNamespace(label="RGB", vectors=None, trials=dict(zip(("dev", "test"), few, strict=True)))
+    (found,) = explore.explored([one], 0.5)
+    assert 0.1 < found.chosen <= 0.3
+    assert found.trials is few[1]

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from face3d_lib.base.errors import UserError
-from face3d_lib.evaluate.scores import FAILED, Trials, cosine, fuse, fuse_trials, genuine_impostor, templates
+from face3d_lib.evaluate.scores import FAILED, Trials, cosine, fuse, fuse_trials, genuine_impostor, joined, templates
 
 
 @dataclass(frozen=True)
@@ -189,3 +189,17 @@ def test_scores_have_the_type_of_the_vectors_and_all_pairs_are_those_of_the_tabl
     np.testing.assert_allclose(genuine_impostor(made, pairs).score, expected, atol=1e-15)
     single = Some(made.pair_ids, made.subject_ids, vectors.astype(np.float32))
     assert genuine_impostor(single).score.dtype == np.float32
+
+
+def test_the_cosine_of_joined_embeddings_is_the_fused_score():
+    rng = np.random.default_rng(0)
+    ids = np.array(["a/0", "a/1", "b/0", "b/1"])
+    sides = [rng.normal(size=(4, size)) for size in (3, 5)]
+    first, second = (Some(ids, np.array(list("aabb")), x / np.linalg.norm(x, axis=1)[:, None]) for x in sides)
+    both = joined(first, second, 0.3)
+    apart = [cosine(one.vectors, one.vectors) for one in (first, second)]
+    np.testing.assert_allclose(cosine(both.vectors, both.vectors), 0.3 * apart[0] + 0.7 * apart[1], atol=1e-7)
+    failed = replace(second, vectors=second.vectors * (ids != "b/0")[:, None])
+    assert (joined(first, failed, 0.3).vectors != 0).any(axis=1).tolist() == [True, True, False, True]
+    with pytest.raises(ValueError, match="different pairs"):
+        joined(first, replace(second, pair_ids=ids[::-1]), 0.3)

@@ -8,7 +8,8 @@ from small_run import make_run, vectors_of
 
 from face3d_lib.base.errors import UserError
 from face3d_lib.evaluate.metrics.identification import ranks
-from face3d_lib.evaluate.protocol import trials_of
+from face3d_lib.evaluate.protocol import open_set, trials_of
+from face3d_lib.evaluate.scores import joined
 from face3d_lib.evaluate.systems import compared_systems
 
 PEOPLE = {f"d{k}": "dev" for k in range(3)} | {f"e{k}": "test" for k in range(3)} | {"t0": "train", "t1": "train"}
@@ -28,9 +29,10 @@ def test_networks_and_their_fusion_are_read_back(runs):
     first, second, both = (one.trials["test"].score for one in found)
     np.testing.assert_allclose(both, 0.6 * first + 0.4 * second, atol=1e-6)
     np.testing.assert_array_equal(first, trials_of(vectors_of(division), division).score)
-    known = [one.opened["test"].known for one in found]
-    np.testing.assert_allclose(known[2], 0.6 * known[0] + 0.4 * known[1], atol=1e-6)
     people = found[2].opened["test"]
+    np.testing.assert_array_equal(
+        people.known, open_set(joined(*(one.vectors for one in found[:2]), 0.6), division).known
+    )
     right = found[2].identified()
     own = ranks(people.known, people.probes.subject_ids, people.enrolled.subject_ids)
     assert right.tolist() == (own == 1).tolist()

@@ -25,7 +25,7 @@ def make_system(label="RGB", seed=0, chosen=0.5, n=None):
     vectors = rng.normal(size=(len(set(PEOPLE)), 16))[person] + 0.9 * rng.normal(size=(len(PEOPLE), 16))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     found = Embeddings(np.array(PAIR_IDS), np.array(PEOPLE), vectors)
-    return explore.System(label, ((found, 1.0),), genuine_impostor(found.select(PAIR_IDS[:n])), chosen)
+    return explore.Explored(label, found, genuine_impostor(found.select(PAIR_IDS[:n])), chosen)
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def test_the_picker_shows_any_two_pairs(packed):
 
 def test_without_any_embedding_the_picker_says_so(packed):
     nothing = Embeddings(np.empty(0, str), np.empty(0, str), np.empty((0, 16), np.float32))
-    system = explore.System("RGB", ((nothing, 1.0),), genuine_impostor(nothing), np.nan)
+    system = explore.Explored("RGB", nothing, genuine_impostor(nothing), np.nan)
     (said,) = widgets.PairPicker([system], packed).children
     assert "no picture of a person never seen" in said.value
     assert "FAR cannot be measured" in widgets.ThresholdBoard([system], widgets.Thumbnails(packed)).rates.value
