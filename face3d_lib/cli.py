@@ -100,7 +100,7 @@ def report(
     faces: Annotated[bool, typer.Option("--faces", help="show pictures of people who may be real")] = False,
 ) -> None:
     """Write all results of a run into one HTML file that opens without a network and prints well."""
-    from .evaluate.report import report_run
+    from .evaluate.report.page import report_run
 
     print(*report_run(name, output, csv, tex, faces), sep="\n")
 

@@ -8,24 +8,24 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ..base.tables import read_table
-from ..data.splits import Splits, failures_to_acquire
-from ..train.model_files import ModelCard
-from .evaluation import FARS, Evaluation, evaluate
-from .figures import plot_cmc, plot_roc, plot_score_histogram
-from .figures_identification import plot_dir
-from .figures_rates import plot_det
-from .intervals import Interval, holm, mean_bootstrap, paired_bootstrap
-from .metrics.failures import frr_with_fta, wilson
-from .metrics.identification import cmc, dir_at, dir_curve, identified
-from .metrics.thresholds import OperatingPoint, rates_at, threshold_at_far_or_above
-from .pictures import literal, png_of
-from .protocol import unseen_people
-from .report_more import pictures_of
-from .report_run import accuracy_of, makes
-from .report_tables import Picture, Section, Table, Value
-from .score_files import ScoreSet
-from .systems import System
+from ...base.tables import read_table
+from ...data.splits import Splits, failures_to_acquire
+from ...train.model_files import ModelCard
+from ..evaluation import FARS, Evaluation, evaluate
+from ..figures import plot_cmc, plot_roc, plot_score_histogram
+from ..figures_identification import plot_dir
+from ..figures_rates import plot_det
+from ..intervals import Interval, holm, mean_bootstrap, paired_bootstrap
+from ..metrics.failures import frr_with_fta, wilson
+from ..metrics.identification import cmc, dir_at, dir_curve, identified
+from ..metrics.thresholds import OperatingPoint, rates_at, threshold_at_far_or_above
+from ..pictures import literal, png_of
+from ..protocol import unseen_people
+from ..score_files import ScoreSet
+from ..systems import System
+from .provenance import accuracy_of, makes
+from .studies import pictures_of
+from .tables import Picture, Section, Table, Value
 
 REPLICATES = 500  # of the bootstrap over people
 MOST_ROWS = 20  # of a table of people that HTML shows

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from face3d_lib.evaluate.intervals import Interval
-from face3d_lib.evaluate.report_tables import Table, letter, number, text_of
+from face3d_lib.evaluate.report.tables import Table, letter, number, text_of
 
 NAN = math.nan
 

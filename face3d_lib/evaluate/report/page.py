@@ -11,19 +11,19 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..base.atomic import write_text
-from ..base.errors import UserError
-from ..base.paths import relative
-from ..base.tables import write_table
-from ..data.convention import read_source
-from ..data.splits import Splits, read_splits
-from ..runs.folders import run_folder
-from ..runs.record import read_record, utc_now
-from ..train.model_files import ModelCard
-from .other_systems import read_systems
-from .report_more import more_sections, pictures_of
-from .report_rates import comparison_section, failures_section, people_section, rate_systems, rates_section
-from .report_run import (
+from ...base.atomic import write_text
+from ...base.errors import UserError
+from ...base.paths import relative
+from ...base.tables import write_table
+from ...data.convention import read_source
+from ...data.splits import Splits, read_splits
+from ...runs.folders import run_folder
+from ...runs.record import read_record, utc_now
+from ...train.model_files import ModelCard
+from ..other_systems import read_systems
+from ..systems import compared_systems
+from ..trained import Trained, find_models
+from .provenance import (
     data_section,
     done,
     makes,
@@ -33,9 +33,9 @@ from .report_run import (
     records_of,
     training_section,
 )
-from .report_tables import Section, Table, letter
-from .systems import compared_systems
-from .trained import Trained, find_models
+from .rates import comparison_section, failures_section, people_section, rate_systems, rates_section
+from .studies import more_sections, pictures_of
+from .tables import Section, Table, letter
 
 VERIFICATION, IDENTIFICATION, FAILURES = "40_evaluate_verification", "41_evaluate_identification", "47_find_failures"
 FACES = {  # figures that show people: notebook -> name -> caption
@@ -186,7 +186,7 @@ def _environment(tex_marks: bool = False) -> Environment:
         block_end_string=block[1],
         variable_start_string=value[0],
         variable_end_string=value[1],
-        loader=PackageLoader("face3d_lib.evaluate", "templates"),
+        loader=PackageLoader("face3d_lib.evaluate.report", "templates"),
         autoescape=not tex_marks,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 
 from face3d_lib.base.errors import UserError
 from face3d_lib.cli import app
-from face3d_lib.evaluate import report, report_rates
 from face3d_lib.evaluate.evaluation import evaluate
-from face3d_lib.evaluate.report_tables import text_of
+from face3d_lib.evaluate.report import page as report
+from face3d_lib.evaluate.report import rates as report_rates
+from face3d_lib.evaluate.report.tables import text_of
 from face3d_lib.evaluate.systems import compared_systems
 
 EVIL = "<script>alert(1)<_script> & 100%_{$x}~^#"

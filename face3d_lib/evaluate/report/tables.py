@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from .intervals import Interval
+from ..intervals import Interval
 
 Value = str | int | float | None | Interval
 

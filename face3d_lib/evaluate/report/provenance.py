@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from ..base.errors import UserError
-from ..base.processes import cores
-from ..data.prospects import people_of_splits, unmeasured
-from ..data.splits import Splits, failures_to_acquire
-from ..runs.folders import find_stage, run_folder
-from ..runs.parameters import as_words, find_notebook, is_folder, parameter_model
-from ..runs.plan import PLAN
-from ..runs.record import read_record
-from ..train.model_files import ModelCard
-from .audit import audit_split
-from .intervals import Interval
-from .report_tables import Section, Table, Value
+from ...base.errors import UserError
+from ...base.processes import cores
+from ...data.prospects import people_of_splits, unmeasured
+from ...data.splits import Splits, failures_to_acquire
+from ...runs.folders import find_stage, run_folder
+from ...runs.parameters import as_words, find_notebook, is_folder, parameter_model
+from ...runs.plan import PLAN
+from ...runs.record import read_record
+from ...train.model_files import ModelCard
+from ..audit import audit_split
+from ..intervals import Interval
+from .tables import Section, Table, Value
 
 
 def metrics_of(folder: Path | None) -> dict:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .intervals import Interval
-from .report_run import done, metrics_of
-from .report_tables import Picture, Section, Table, Value
-from .trained import LEGENDS
+from ..intervals import Interval
+from ..trained import LEGENDS
+from .provenance import done, metrics_of
+from .tables import Picture, Section, Table, Value
 
 NAMES = {  # key in the metrics -> heading
     "eer": "EER",
