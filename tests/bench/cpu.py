@@ -1,6 +1,6 @@
 """Speed on a CPU, job by job beside the plain way to do the same: `make bench`.
 
-    python tests/bench/cpu.py [faces] [data] [step]        all three parts, or those that are named
+    python tests/bench/cpu.py [faces] [data] [step] [rates]        all four parts, or those that are named
 
 Prints tables and writes figures/bench/<part>.json and .png. This is no test, because machines differ and are noisy.
 The jobs of a part take turns in one run, so that the ratios between them hold whatever else the machine does.
@@ -26,6 +26,7 @@ from facenet_pytorch import MTCNN
 from PIL import Image
 from skimage.io import imread
 from skimage.transform import resize
+from sklearn.metrics import auc, roc_curve
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -35,7 +36,8 @@ from face3d_lib.data.decoding import read_rgb
 from face3d_lib.data.faces import find_faces, load_detector
 from face3d_lib.data.pack import Pack, make_pack
 from face3d_lib.data.warp import AlignSettings
-from face3d_lib.evaluate import pictures
+from face3d_lib.evaluate import figures, pictures
+from face3d_lib.evaluate.metrics import curves
 from face3d_lib.synthetic import camera, dataset
 from face3d_lib.train import fit
 from face3d_lib.train.augment import Augmentation
@@ -262,7 +264,51 @@ def step(folder: Path, size: int = 112, batch_size: int = 16, steps: int = 6) ->
     tell("step", rates, notes | {"size_px": size, "precision of fit": "bf16" if bf16 else "float32"}, "images")
 
 
-PARTS = {"faces": faces, "data": data, "step": step}
+# ---- rates: the ROC of very many scores
+
+
+def rates(folder: Path) -> None:
+    """ROC, AUC and EER of up to 2e7 scores, one in a hundred genuine, beside scikit-learn's `roc_curve` and `auc`."""
+    rng, sizes = np.random.default_rng(0), (20_000, 200_000, 2_000_000, 20_000_000)
+    seconds: dict[str, dict[str, float]] = {}
+    found: dict[str, list[float]] = {}
+    for kind in (np.float64, np.float32):
+        ours, others = f"curves.roc, {kind.__name__}", f"roc_curve, {kind.__name__}"
+        for size in sizes:
+            same = np.arange(size) < size // 100
+            score = (rng.normal(size=size) + 2 * same).astype(kind)
+            genuine, impostor = score[same], score[~same]
+
+            def our_rates(genuine=genuine, impostor=impostor):
+                curve = curves.roc(genuine, impostor)
+                return len(curve.far), curve.auc(), curve.eer()
+
+            def other_rates(same=same, score=score):
+                far, tar, _ = roc_curve(same, score)
+                return auc(far, tar), np.abs(far - 1 + tar).argmin()
+
+            assert abs(our_rates()[1] - other_rates()[0]) < 1e-12
+            jobs = {ours: our_rates, others: other_rates}
+            measured = measure({name: lambda job=job, n=size: job() and n for name, job in jobs.items()}, rounds=3)
+            for name, values in measured.items():
+                seconds.setdefault(name, {})[f"{size}"] = size / statistics.median(values)
+            found |= measured  # of the most scores
+    last = f"{sizes[-1]}"
+    notes = {
+        f"{kind}, times faster on {last} scores": seconds[f"roc_curve, {kind}"][last]
+        / seconds[f"curves.roc, {kind}"][last]
+        for kind in ("float64", "float32")
+    }
+    tell("rates", found, notes | {"seconds by number of scores": seconds}, "scores")
+    fig, ax = plt.subplots(figsize=(6.4, 4.2))
+    for number, (name, by_size) in enumerate(seconds.items()):
+        ax.loglog(list(map(int, by_size)), list(by_size.values()), marker="o", label=name, **figures.style(number))
+    ax.set(xlabel=f"scores, one in a hundred genuine\n{machine()}", ylabel="seconds for ROC, AUC and EER")
+    ax.legend()
+    pictures.save_figure(fig, FIGURES / "bench", "rates_over_scores", {"seconds": seconds, "machine": machine()})
+
+
+PARTS = {"faces": faces, "data": data, "step": step, "rates": rates}
 
 
 def main():

@@ -21,6 +21,12 @@ def test_accuracy_of_two_folds_by_hand():
     assert (found.mean, found.standard_error, found.n, found.left_out, found.reason) == (0.5, 0, 8, 0, "")
 
 
+def test_a_score_at_the_threshold_is_accepted():
+    found = fold_accuracy([0.5, 0.1, 0.5, 0.1], [1, 0, 1, 0], [0, 0, 1, 1])
+    assert found.threshold.tolist() == [0.5, 0.5]
+    assert found.mean == 1
+
+
 def test_standard_error_is_that_of_the_folds():
     rng = np.random.default_rng(0)
     same, fold = rng.random(6000) < 0.5, np.repeat(np.arange(10), 600)

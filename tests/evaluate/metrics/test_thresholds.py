@@ -101,7 +101,7 @@ def test_threshold_table_agrees_with_counting(monkeypatch, sorted_whole):
     """Whether few impostors are listed or all: the threshold is the lowest that accepts no more than the share asked."""
     monkeypatch.setattr(curves, "SORTED_WHOLE", sorted_whole)
     rng = np.random.default_rng(0)
-    genuine, impostor = rng.normal(2, 1, 200).round(2), rng.normal(0, 1, 9000).round(2)
+    genuine, impostor = rng.normal(4, 0.3, 200).round(2), np.r_[rng.normal(0, 1, 8990), rng.normal(4, 1, 10)].round(2)
     table = thresholds.threshold_table(curves.roc(genuine, impostor))
     for row in table.itertuples():
         if row.asked_fmr and row.asked_fmr < 1 / 9000:

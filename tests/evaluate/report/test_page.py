@@ -108,6 +108,9 @@ def test_every_number_of_the_systems_is_that_of_the_evaluation(runs):
     assert rows["RGB + depth, fused"][7] == "-"
     assert page.tables["data"][1:] == [["pairs", "9"], ["aligned", "8"], ["not aligned: no_face", "1"]]
     assert page.tables["fta"][1][:2] == ["25", "1"]  # 6 test people with 4 pictures, and one that was not found
+    for row, limit in zip(page.tables["frr"][1:], page.tables["dev_threshold"][1:], strict=True):
+        fnmr = int(limit[5]) / alone.genuine  # false rejects at the dev threshold
+        assert row[1:] == [text_of(fnmr), text_of(1 / 25 + fnmr * 24 / 25)]
     assert page.tables["parts"][1] == ["train", "2", "8"]
     for table in found.tables:  # nothing is lost between the tables and the page
         assert page.tables[table.key][1:] == [[text for text, _ in row] for row in table.cells]
