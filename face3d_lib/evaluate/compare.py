@@ -44,7 +44,7 @@ def unseen(network: Embedder, packed: Pack, division: Splits, folder: Path, repl
     found["rank1"] = mean_bootstrap(ranks(people.known, who, people.enrolled.subject_ids) == 1, who, replicates)
     rates: dict[str, float] = {"genuine": len(trials.genuine), "impostor": len(trials.impostor)}
     for name, interval in found.items():
-        rates |= {name: float(interval.value), f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}
+        rates |= interval.named(name)
     return rates
 
 

@@ -119,8 +119,7 @@ def rates(probes: Probes, replicates: int = 200) -> dict[str, float | int | str]
     row: dict[str, float | int | str] = {"probes": len(probes.subjects), "people": len(np.unique(probes.subjects))}
     row["failed"] = int((~probes.acquired).sum())
     for name in RATES:
-        interval = found[name]
-        row |= {name: float(interval.value), f"{name}_low": float(interval.low), f"{name}_high": float(interval.high)}
+        row |= found[name].named(name)
     reason = found["eer"].reason if len(kept.subjects) else "no probe was acquired"
     return row | {"reason": reason if len(probes.subjects) else "no data"}
 

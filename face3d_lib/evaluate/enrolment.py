@@ -165,7 +165,7 @@ def _rates_of_templates(
     reasons = [*cautions, *(point.reason for point in points), *(found.reason for found in rates.values())]
     row: dict[str, float | str] = {"probes": len(who), "far": float(np.mean([point.achieved_far for point in points]))}
     for name, found in rates.items():
-        row |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+        row |= found.named(name)
     return row | {"reason": next(filter(None, reasons), "")}
 
 

@@ -19,12 +19,14 @@ from .embedding_files import read_embeddings, read_protocol
 from .embeddings import Embeddings
 from .intervals import Interval, mean_bootstrap, subject_bootstrap
 from .metrics.all_pairs import all_pairs
+from .metrics.checks import unreachable
 from .metrics.curves import Roc, roc
 from .metrics.failures import frr_with_fta
+from .metrics.identification import leave_one_out_rank1
 from .metrics.pairs_protocol import FoldAccuracy, fold_accuracy
 from .metrics.thresholds import TABLE, threshold_at_far, threshold_table
 from .score_files import ScoreSet, read_scores
-from .scores import FAILED, Trials, genuine_impostor
+from .scores import Trials, genuine_impostor
 
 FARS = (0.1, 0.01, 0.001, 0.0001)
 MOST_DRAWN = 1e9  # comparisons times replicates, about a minute; beyond it, only 100 replicates are drawn or a few more
@@ -159,8 +161,7 @@ def _evaluation(
         found = {name: replace(every, **_ends(rows[:, k])) for k, name in enumerate(names)}
         for far in fars:
             if np.isnan(found[far].value):
-                reason = f"FAR {far:g} cannot be measured with {curve.n_impostor} impostor comparisons"
-                found[far] = _unmeasured(f"{reason}: one of them is already {1 / curve.n_impostor:.2g}")
+                found[far] = _unmeasured(unreachable(far, curve.n_impostor, "impostor comparisons"))
         found["d_prime"] = interval(Roc.d_prime)
         table["fnmr_low"], table["fnmr_high"] = rows[1:, len(names) :]
     tar = {far: found[far] for far in fars}
@@ -198,10 +199,9 @@ def evaluate_embeddings(
         found, right = _all_of_many(embeddings, fars, replicates, seed)
     else:
         trials = genuine_impostor(embeddings) if pairs is None else _trials_of_pairs(embeddings, pairs)
-        found, right = (
-            evaluate(trials, fars, replicates, seed),
-            rank1_of_each(embeddings.vectors, embeddings.subject_ids),
-        )
+        found = evaluate(trials, fars, replicates, seed)
+        vectors, who = embeddings.vectors, embeddings.subject_ids
+        right = all_pairs(vectors, who).right if len(who) > MANY else leave_one_out_rank1(vectors, who)
     mated, notes = ~np.isnan(right), [*audited, *found.notes]
     if not mated.all() and len(mated):
         alone = embeddings.pair_ids[~mated]
@@ -228,7 +228,7 @@ def evaluate_embeddings(
 def _all_of_many(
     embeddings: Embeddings, fars: Sequence[float], replicates: int, seed: int
 ) -> tuple[Evaluation, np.ndarray]:
-    """(evaluation, `rank1_of_each`) of each with each, counted in blocks: exact, without a list of comparisons."""
+    """(evaluation, rank-1 of each embedding) of each with each, counted in blocks: exact, without a list of comparisons."""
     exact = (*fars, *(far for far in TABLE if far))
     pairs = all_pairs(embeddings.vectors, embeddings.subject_ids, exact, replicates, seed)
     return _evaluation(pairs.roc, pairs.people, pairs.interval, fars, None, ()), pairs.right
@@ -277,34 +277,12 @@ def evaluate_file(
     return found, {str(path): sha256_of(path) for path in (file, impostor, protocol) if path}
 
 
-def rank1_of_each(vectors: np.ndarray, subjects: np.ndarray) -> np.ndarray:
-    """(N,) each embedding against all others: 1.0 if the most similar one shows the same person, else 0.0.
-
-    `vectors` (N, D) of unit length or zeros. A tie between people counts as 0; a failed embedding gets 0; NaN where the
-    person has no other picture. Blocks of rows keep the memory at a few times that of `vectors`.
-    """
-    double, codes = vectors.astype(np.float64), np.unique(subjects, return_inverse=True)[1]
-    acquired, right = (double != 0).any(axis=1), np.full(len(double), np.nan)
-    for first in range(0, len(double), 256):
-        block = slice(first, first + 256)
-        scores = double[block] @ double.T
-        scores[~acquired[block]] = FAILED
-        scores[:, ~acquired] = FAILED
-        same = codes[block, None] == codes
-        rows = np.arange(len(scores))
-        scores[rows, first + rows] = -np.inf
-        own, other = (scores.max(axis=1, where=mask, initial=-np.inf) for mask in (same, ~same))
-        right[block] = np.where(np.isinf(own), np.nan, own > other)
-    return right
-
-
 def _trials_of_pairs(embeddings: Embeddings, pairs: pd.DataFrame) -> Trials:
     """The trials of a protocol, one for each row: a pair that a list repeats is scored once and counted as often."""
     first, second = pairs["pair_id_a"].to_numpy(str), pairs["pair_id_b"].to_numpy(str)
     sides = pd.DataFrame({"a": np.where(first < second, first, second), "b": np.where(first < second, second, first)})
     number = sides.groupby(["a", "b"], sort=False).ngroup().to_numpy()
-    trials = genuine_impostor(embeddings, pairs[~sides.duplicated().to_numpy()])
-    return replace(trials, score=trials.score[number], a=trials.a[number], b=trials.b[number])
+    return genuine_impostor(embeddings, pairs[~sides.duplicated().to_numpy()]).select(number)
 
 
 def _unmeasured(reason: str, value: Any = np.nan) -> Interval:

@@ -7,7 +7,7 @@ comparison is in turn the probe, whose group the comparison counts for, so it co
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 import numpy as np
@@ -91,7 +91,7 @@ def trials_by_group(trials: Trials, groups: Grouping) -> dict[str, Trials]:
             rows = np.flatnonzero((left == name) & (right == name))
         else:
             rows = np.concatenate([np.flatnonzero(side == name) for side in (left, right)])
-        found[name] = replace(trials, score=trials.score[rows], a=trials.a[rows], b=trials.b[rows])
+        found[name] = trials.select(rows)
     return found
 
 
@@ -115,7 +115,7 @@ def group_rates(
     probes = groups.of(right.index.get_level_values(0)) if right is not None else np.empty(0, object)
     used = np.isin(np.arange(len(group)), np.concatenate([trials.a, trials.b]))  # dev people are in the list, too
     rows, parts = [], trials_by_group(trials, groups)
-    parts |= {UNKNOWN: _none_of(trials)} if UNKNOWN in lost_group and UNKNOWN not in parts else {}
+    parts |= {UNKNOWN: trials.select(np.empty(0, int))} if UNKNOWN in lost_group and UNKNOWN not in parts else {}
     for name, part in parts.items():
         mine, failed = used & (group == name), int((lost_group == name).sum())
         taken = int(mine.sum()) + failed
@@ -126,7 +126,7 @@ def group_rates(
         chosen = right[probes == name] if right is not None else None
         intervals = _rates(part, threshold, chosen, replicates)
         for rate, found in intervals.items():
-            row |= {rate: found.value, f"{rate}_low": found.low, f"{rate}_high": found.high}
+            row |= found.named(rate)
         reasons = dict.fromkeys(f"{rate}: {found.reason}" for rate, found in intervals.items() if found.reason)
         rows.append(row | {"reason": " | ".join(reasons) if taken else "no data"})
     return pd.DataFrame(rows)
@@ -188,10 +188,6 @@ def _rates(part: Trials, threshold: float, right: pd.Series | None, replicates: 
     if right is not None:
         rates["rank1"] = mean_bootstrap(right.to_numpy(float), right.index.get_level_values(1), replicates)
     return rates
-
-
-def _none_of(trials: Trials) -> Trials:
-    return replace(trials, score=trials.score[:0], a=trials.a[:0], b=trials.b[:0])
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,10 @@ class Interval:
     reason: str = ""
     p_value: float | None = None  # of a difference: two-sided, that there is none
 
+    def named(self, name: str) -> dict[str, float]:
+        """The columns `name`, name_low and name_high of a table's row."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 def subject_bootstrap(
     trials: Trials | Sequence[Trials],
@@ -172,12 +176,7 @@ def multiplicities(n_subjects: int, n_replicates: int, seed: int) -> np.ndarray:
 
 def interval_of(value: float, values: np.ndarray, people: int, with_genuine: int, level: float = 0.95) -> Interval:
     """The interval of a `value` from its (R,) replicates over `people`, of whom `with_genuine` have genuine trials."""
-    reason = f"{people} people; an interval needs 3" if people < 3 else ""
-    if not reason and with_genuine < 2:
-        reason = f"{with_genuine} person has genuine comparisons; an interval needs 2"
-    if not reason and len(values) < 2:
-        reason = "no usable draws of people"
-    return _of_rate(value, values, (people, with_genuine), level, reason)
+    return _of_rate(value, values, (people, with_genuine), level, _too_few((people, with_genuine), len(values)))
 
 
 def _unusable(trials: Trials, people: tuple[int, int], n_replicates: int) -> str:
@@ -186,6 +185,11 @@ def _unusable(trials: Trials, people: tuple[int, int], n_replicates: int) -> str
     impostor = len(trials.same) - genuine
     if not (genuine and impostor):
         return f"{genuine} genuine and {impostor} impostor comparisons; both are needed"
+    return _too_few(people, n_replicates)
+
+
+def _too_few(people: tuple[int, int], n_replicates: int) -> str:
+    """Why so many people, the second number with genuine trials, give no interval; "" where they do."""
     if people[0] < 3:
         return f"{people[0]} people; an interval needs 3"
     if people[1] < 2:

@@ -13,6 +13,7 @@ import pandas as pd
 from ..data.pack import Pack
 from ..data.splits import Splits
 from .embeddings import Embeddings
+from .metrics.identification import own_best
 from .scores import Trials, alarm_scores, cosine, genuine_impostor, templates
 
 GROUPS = ("dev", "test")
@@ -62,9 +63,7 @@ class OpenSet:
     @property
     def own_scores(self) -> np.ndarray:
         """(P,) the score of each probe with the template of the person whom it shows."""
-        return self.known[
-            np.arange(len(self.known)), np.searchsorted(self.enrolled.subject_ids, self.probes.subject_ids)
-        ]
+        return own_best(self.known, self.probes.subject_ids, self.enrolled.subject_ids)
 
     @property
     def best_of_unknown(self) -> np.ndarray:

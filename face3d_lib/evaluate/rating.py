@@ -34,7 +34,7 @@ def rate_training(this: Run, data: TrainingData, network: Embedder, loss: nn.Mod
     rates |= dict.fromkeys(("accuracy", "accuracy_low", "accuracy_high"), math.nan)
     if len(rows):
         found = mean_bootstrap(named == labels, table["cls_name"])
-        rates |= {"accuracy": found.value, "accuracy_low": found.low, "accuracy_high": found.high}
+        rates |= found.named("accuracy")
     return rates | unseen(network, data.pack, data.splits, this.folder)
 
 

@@ -64,6 +64,10 @@ class Trials:
         """Scores of trials of two subjects, (n_impostor,)."""
         return self.score[~self.same]
 
+    def select(self, rows: np.ndarray) -> "Trials":
+        """The comparisons at `rows`, by number or where True, among the same embeddings."""
+        return replace(self, score=self.score[rows], a=self.a[rows], b=self.b[rows])
+
 
 def check_vectors(vectors: np.ndarray, what: str = "embeddings") -> np.ndarray:
     """(N,) bool: True where there is a template (length 1), False where it failed (a vector of zeros).

@@ -44,7 +44,7 @@ def differences(stressed: Stressed, first: str, second: str, replicates: int = 1
                 ("eer", paired_bootstrap(one.trials(), other.trials(), eer, replicates)),
                 ("rank1", mean_bootstrap(changed, one.subjects, replicates, difference=True)),
             ):
-                row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+                row |= interval.named(name)
                 row[f"{name}_p"] = np.nan if interval.p_value is None else interval.p_value
             rows.append(row)
     table = pd.DataFrame(rows)

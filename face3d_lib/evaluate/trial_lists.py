@@ -214,7 +214,7 @@ def _row(one: TrialList, vectors: Embeddings, far: float, replicates: int) -> di
     hits, who = _first_hits(one, vectors)
     found["rank1"] = mean_bootstrap(hits, who, replicates)
     for name, interval in found.items():
-        row |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        row |= interval.named(name)
     reasons = [f"{name}: {interval.reason}" for name, interval in found.items() if interval.reason]
     mates = f"{one.without_mate} probes without a mate" if one.without_mate else ""
     return row | {"note": "; ".join(filter(None, [mates, *reasons]))}

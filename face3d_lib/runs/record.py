@@ -24,10 +24,7 @@ from .parameters import find_notebook, is_folder, parameter_model, parameters_fo
 
 EXIT_CODES = {"done": 0, "failed": 1, "incomplete": 2, "preempted": 75, "kernel_died": 138}
 PACKAGES = ["torch", "torchvision", "facenet-pytorch", "timm", "numpy", "pandas", "scikit-learn", "ipykernel"]
-DRAWING = {  # files that no result depends on
-    *("face3d_lib/evaluate/figures.py", "face3d_lib/evaluate/pictures.py"),
-    *("face3d_lib/evaluate/live.py", "face3d_lib/evaluate/plot.py", "face3d_lib/evaluate/widgets.py"),
-}
+DRAWING = re.compile(r"face3d_lib/evaluate/(figures\w*|pictures|live|plot|widgets)\.py")  # no result depends on them
 
 
 def read_record(folder: Path | None) -> dict:
@@ -184,7 +181,7 @@ def result_hash(record: dict, folder: Path) -> str:
 
 def without_drawing(code: dict[str, str]) -> dict[str, str]:
     """The hashes of a record's code without the files that only draw, because no result depends on those."""
-    return {name: sha256 for name, sha256 in code.items() if name not in DRAWING}
+    return {name: sha256 for name, sha256 in code.items() if not DRAWING.fullmatch(name)}
 
 
 def outdated(record: dict) -> list[str]:

@@ -11,8 +11,7 @@ from face3d_lib.base.errors import UserError
 from face3d_lib.evaluate import evaluation
 from face3d_lib.evaluate.embedding_files import read_embeddings, read_protocol
 from face3d_lib.evaluate.embeddings import Embeddings
-from face3d_lib.evaluate.evaluation import evaluate, evaluate_embeddings, evaluate_file, rank1_of_each
-from face3d_lib.evaluate.metrics.identification import leave_one_out_rank1
+from face3d_lib.evaluate.evaluation import evaluate, evaluate_embeddings, evaluate_file
 from face3d_lib.evaluate.score_files import ScoreSet, read_scores, write_trials
 from face3d_lib.evaluate.scores import genuine_impostor
 
@@ -88,16 +87,11 @@ def test_the_intervals_are_over_people_and_seeded(faces, found):
     assert "names no people" in unknown.eer.reason
 
 
-def test_rank1_is_that_of_the_notebooks(faces):
-    right = rank1_of_each(faces.vectors, faces.subject_ids)
-    assert np.array_equal(right, leave_one_out_rank1(faces.vectors, faces.subject_ids))
-    assert 0 < right.mean() < 1
+def test_rank1_counts_a_tie_against_the_probe_and_leaves_out_who_is_alone():
     tied = np.array([[1.0, 0], [1, 0], [1, 0], [0, 1], [0, 1]])
-    assert np.array_equal(rank1_of_each(tied, np.array(list("aabcc"))), [0, 0, np.nan, 1, 1], equal_nan=True)
-    many = people(200, 3, size=4)  # more than one block of rows
-    assert np.array_equal(
-        rank1_of_each(many.vectors, many.subject_ids), leave_one_out_rank1(many.vectors, many.subject_ids)
-    )
+    found = evaluate_embeddings(Embeddings(np.array(list("01234")), np.array(list("aabcc")), tied), replicates=20)
+    assert found.rank1.value == 0.5  # of a and a, c and c
+    assert "leaves out 1 pictures of people with one picture, the first 2" in found.notes[-1]
 
 
 def test_failures_are_counted_and_shown_with_and_without(faces):
@@ -114,7 +108,7 @@ def test_failures_are_counted_and_shown_with_and_without(faces):
     assert found.d_prime == whole.d_prime
     assert found.genuine == 120  # nothing is dropped
     assert found.tar[0.1].value < whole.tar[0.1].value
-    assert rank1_of_each(vectors, faces.subject_ids)[::12].tolist() == [0] * 5
+    assert found.rank1.value == pytest.approx(whole.rank1.value * 55 / 60)
     assert "failures to acquire: 8.33%" in found.as_text()
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_trials import eer_of, make_trials, part_of
+from toy_trials import eer_of, make_trials
 
 from face3d_lib.evaluate import intervals
 from face3d_lib.evaluate.metrics import curves, thresholds
@@ -74,7 +74,7 @@ def test_paired_bootstrap_refuses_other_trials():
 def test_trials_of_one_kind_or_none_give_nan_with_the_reason():
     trials = make_trials(4, 2)
     for chosen in (trials.same, ~trials.same, np.zeros(len(trials.same), bool)):
-        some = part_of(trials, chosen)
+        some = trials.select(chosen)
         for interval in (
             intervals.subject_bootstrap(some, eer_of, 20),
             intervals.paired_bootstrap(some, some, eer_of, 20),
@@ -206,9 +206,9 @@ def test_the_mean_over_seeds_has_one_interval():
 
 def test_people_with_one_picture_give_no_genuine_comparison_and_do_not_count():
     trials = make_trials(10, 3)
-    one = part_of(trials, ~trials.same | (trials.subject_codes[trials.a] == 0))
+    one = trials.select(~trials.same | (trials.subject_codes[trials.a] == 0))
     assert "1 person has genuine" in intervals.subject_bootstrap(one, eer_of, 50).reason
-    two = part_of(trials, ~trials.same | (trials.subject_codes[trials.a] < 2))
+    two = trials.select(~trials.same | (trials.subject_codes[trials.a] < 2))
     few, all_ = (intervals.subject_bootstrap(t, eer_of, 200) for t in (two, trials))
     assert few.n_subjects == all_.n_subjects == 10
     assert few.high - few.low > 2 * (all_.high - all_.low)

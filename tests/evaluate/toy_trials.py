@@ -1,7 +1,5 @@
 """Scores and trials that are small enough to be counted by hand, or drawn from normal distributions."""
 
-from dataclasses import replace
-
 import numpy as np
 
 from face3d_lib.evaluate.scores import Trials
@@ -32,7 +30,3 @@ def random_scores(seed, n_genuine=40, n_impostor=300, decimals=None):
 
 def eer_of(roc):
     return roc.eer()[0]
-
-
-def part_of(trials, chosen):
-    return replace(trials, score=trials.score[chosen], a=trials.a[chosen], b=trials.b[chosen])

@@ -6,7 +6,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from face3d_lib.base import paths
 from face3d_lib.runs import code
-from face3d_lib.runs.record import DRAWING, without_drawing
+from face3d_lib.runs.record import without_drawing
 
 FILES = {
     "__init__": "",
@@ -90,11 +90,14 @@ def test_of_this_library():
     """A training depends on the figures for its picture alone, and what a step does not even for that."""
     found = code.notebook_code(paths.NOTEBOOKS / "30_train_softmax.ipynb")
     assert {"face3d_lib/train/fit.py", "face3d_lib/train/fusion.py", "face3d_lib/base/atomic.py"} <= found.keys()
-    assert found.keys() >= DRAWING
-    assert not DRAWING & without_drawing(found).keys()
+    kept = without_drawing(found).keys()
+    drawing = {path.removeprefix("face3d_lib/evaluate/") for path in found.keys() - kept}
+    assert drawing >= {"figures.py", "pictures.py", "live.py"}
+    every = {path.relative_to(paths.ROOT).as_posix(): "" for path in (paths.ROOT / "face3d_lib/evaluate").glob("*.py")}
+    assert not [path for path in without_drawing(every) if "/figures" in path or "/widgets" in path]
     assert "face3d_lib/serve/gallery.py" not in found
-    assert code._hashes({paths.ROOT / "face3d_lib/train/fit.py"}).keys() & DRAWING == set()
-    assert all((paths.ROOT / name).is_file() for name in DRAWING)
+    below = code._hashes({paths.ROOT / "face3d_lib/train/fit.py"})
+    assert without_drawing(below) == below
 
 
 def test_no_module_of_the_library_is_imported_by_a_name_made_at_run_time():

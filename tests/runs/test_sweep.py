@@ -201,7 +201,7 @@ def test_changed_drawing_code_does_not_repeat_a_training(tmp_path, small, monkey
     path = write(tmp_path, f"settings: [{{notebook: {small}, grid: {{n: [1]}}}}]")
     assert run_sweep(path, "s", progress=False) == 0
     made = tmp_path / "runs/s/1/90_small/run.json"
-    drawing, other = sorted(record.DRAWING)[0], "face3d_lib/base/atomic.py"
+    drawing, other = "face3d_lib/evaluate/figures.py", "face3d_lib/base/atomic.py"
     changed = json.loads(made.read_text())
     assert other in changed["code_sha256"]
     changed["code_sha256"][drawing] = "another"

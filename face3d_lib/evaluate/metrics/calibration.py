@@ -86,7 +86,7 @@ def calibrated(dev: Trials, test: Trials, prior: float = 0.5) -> tuple[Trials, C
         raise UserError(f"calibration: {len(both)} people are in dev and in test, the first {both[0]}: split again")
     learnt = calibrate(dev.genuine, dev.impostor, prior)
     if np.isnan(learnt.slope):
-        return replace(test, score=test.score[:0], a=test.a[:0], b=test.b[:0]), learnt
+        return test.select(np.empty(0, int)), learnt
     return replace(test, score=learnt.llr(test.score)), learnt
 
 

@@ -24,3 +24,10 @@ def finite(values: ArrayLike, name: str) -> np.ndarray:
 def share(count: int, n: int) -> float:
     """count / n; NaN where n is 0."""
     return count / n if n else np.nan
+
+
+def unreachable(far: float, n: int, what: str) -> str:
+    """Why a FAR below 1 / n cannot be measured."""
+    if not n:
+        return f"FAR {far:g} cannot be measured: there are no {what}"
+    return f"FAR {far:g} cannot be measured with {n} {what}: one of them is already {1 / n:.2g}"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..scores import FAILED
-from .checks import finite, share
+from .checks import finite, share, unreachable
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,7 @@ class DirCurve:
         if not reason and not (self.n_known and self.n_unknown):
             reason = f"{self.n_known} known and {self.n_unknown} unknown probes; both are needed"
         elif not reason and far < 1 / self.n_unknown - 1e-12:
-            reason = f"FAR {far:g} cannot be measured with {self.n_unknown} unknown probes: "
-            reason += f"one of them is already {1 / self.n_unknown:.2g}"
+            reason = unreachable(far, self.n_unknown, "unknown probes")
         if reason:
             return OpenSetPoint(np.nan, np.nan, np.nan, reason=reason, **counts)
         last = np.searchsorted(self.far, far + 1e-12, side="right") - 1
@@ -114,21 +113,29 @@ def leave_one_out_rank1(
     in place of `vectors` themselves, for example the same pairs after a change. `adapt` is called for each person with
     the `vectors` of all others. It returns a map, such as `embed.whitening`, that is applied to this person's probes
     and to all `vectors` before they are compared, so that the map never depends on the person who is probed. A tie
-    between two people counts as 0, as in `ranks`. A pair of a person without any other pair gets NaN. The values that
-    are not NaN are meant for `mean_bootstrap`.
+    between two people counts as 0, as in `ranks`; a vector of zeros is a failure, and gets 0. A pair of a person without
+    any other pair gets NaN. The values that are not NaN are meant for `mean_bootstrap`.
     """
     gallery, subjects = np.asarray(vectors, np.float64), np.asarray(subjects)
     probes = gallery if probes is None else np.asarray(probes, np.float64)
     scores = np.empty((len(probes), len(gallery)))
-    for mine in (subjects == subject for subject in np.unique(subjects)):
+    people = [subjects == subject for subject in np.unique(subjects)] if adapt else [np.ones(len(subjects), bool)]
+    for mine in people:
         space = adapt(gallery[~mine]) if adapt else np.asarray
-        one, all_ = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (space(probes[mine]), space(gallery)))
+        one, all_ = (_unit(space(some)) for some in (probes[mine], gallery))
         scores[mine] = one @ all_.T
     scores = finite(scores, "cosines")
+    scores[~probes.any(axis=1)] = FAILED
+    scores[:, ~gallery.any(axis=1)] = FAILED
     np.fill_diagonal(scores, -np.inf)
     same = subjects[:, None] == subjects
     own, other = (np.where(mask, scores, -np.inf).max(axis=1) for mask in (same, ~same))
     return np.where(np.isinf(own), np.nan, own > other)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(length > 0, length, 1)
 
 
 def identified(

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..scores import Trials
 from .checks import flat
-from .curves import subject_numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,15 +59,3 @@ def best_threshold(genuine: np.ndarray, impostor: np.ndarray) -> float:
     right = len(genuine) - np.searchsorted(genuine, limits) + np.searchsorted(impostor, limits)
     best = np.flatnonzero(right == right.max())
     return float(limits[best[len(best) // 2]])
-
-
-def folds_of_people(trials: Trials, n_folds: int = 10, seed: int = 0) -> np.ndarray:
-    """(T,) int: the fold of each comparison, when people are dealt to folds so that nobody is in two of them.
-
-    Comparisons of people in two folds get -1 and are left out of `fold_accuracy`. With fewer people than folds there is
-    a fold for each person.
-    """
-    first, second = subject_numbers(trials)
-    people = int(max(first.max(initial=-1), second.max(initial=-1))) + 1
-    of_person = np.random.default_rng(seed).permutation(people) % n_folds
-    return np.where(of_person[first] == of_person[second], of_person[first], -1)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...base.errors import UserError
-from .checks import flat, share
+from .checks import flat, share, unreachable
 from .curves import Roc
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ class OperatingPoint:
     n_impostor: int
     false_rejects: int
     n_genuine: int
-    asked_far: float | None = None
     reason: str = ""
 
 
@@ -63,7 +62,7 @@ def threshold_at_far_or_above(impostor: np.ndarray, far: float) -> tuple[float, 
     threshold = threshold_at_far(impostor, far)
     if not np.isnan(threshold):
         return threshold, ""
-    reason = _unreachable(far, len(impostor), "development scores")
+    reason = unreachable(far, len(impostor), "development scores")
     if not len(impostor):
         return np.nan, reason
     return float(np.nextafter(np.max(impostor), np.inf)), f"{reason}; the threshold accepts none of them"
@@ -94,10 +93,10 @@ def tar_at_far(genuine: np.ndarray, impostor: np.ndarray, far: float) -> Operati
 
     NaN with a reason where far < 1 / n_impostor: one false accept would already be more than was asked for.
     """
-    point = replace(rates_at(genuine, impostor, threshold_at_far(impostor, far)), asked_far=far)
+    point = rates_at(genuine, impostor, threshold_at_far(impostor, far))
     if not np.isnan(point.threshold):
         return point
-    return replace(point, reason=_unreachable(far, point.n_impostor, "impostor comparisons"))
+    return replace(point, reason=unreachable(far, point.n_impostor, "impostor comparisons"))
 
 
 def threshold_table(
@@ -122,7 +121,7 @@ def threshold_table(
         row |= {"fnmr_low": np.nan, "fnmr_high": np.nan, "false_matches": np.nan, "impostor": curve.n_impostor}
         row |= {"false_non_matches": np.nan, "genuine": curve.n_genuine, "reason": ""}
         if np.isnan(threshold):
-            lacking = _unreachable(far, curve.n_impostor, "impostor comparisons")
+            lacking = unreachable(far, curve.n_impostor, "impostor comparisons")
             row["reason"] = lacking if curve.n_genuine else "no genuine comparison"
         else:
             fmr, tar = curve.at(threshold)
@@ -155,10 +154,3 @@ def expected_performance(
         rows.append({"weight": float(weight), "threshold": threshold, "far": far, "frr": 1 - tar})
     table = pd.DataFrame(rows, dtype=float)
     return table.assign(hter=(table["far"] + table["frr"]) / 2)
-
-
-def _unreachable(far: float, n: int, what: str) -> str:
-    """Why a FAR below 1 / n cannot be measured."""
-    if not n:
-        return f"FAR {far:g} cannot be measured: there are no {what}"
-    return f"FAR {far:g} cannot be measured with {n} {what}: one of them is already {1 / n:.2g}"

@@ -53,8 +53,7 @@ class Table:
             found: dict[str, object] = {}
             for name, value, wide in zip(self.columns, row, spread, strict=True):
                 if isinstance(value, Interval):
-                    found |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high}
-                    found[f"{name}_reason"] = value.reason
+                    found |= value.named(name) | {f"{name}_reason": value.reason}
                 else:
                     found[name] = value
                     found |= dict.fromkeys((f"{name}_low", f"{name}_high", f"{name}_reason")) if wide else {}

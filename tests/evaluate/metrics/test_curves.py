@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import auc, roc_curve
-from toy_trials import GENUINE, IMPOSTOR, make_trials, part_of, random_scores
+from toy_trials import GENUINE, IMPOSTOR, make_trials, random_scores
 
 from face3d_lib.evaluate.metrics import curves, thresholds
 
@@ -229,7 +229,7 @@ def test_bootstrap_is_the_plain_one_done_by_repeating_people():
 
 def test_a_weight_is_even_where_development_trials_show_nothing():
     trials = make_trials(4, 2)
-    assert curves.best_weight(part_of(trials, trials.same), part_of(trials, trials.same)) == 0.5
+    assert curves.best_weight(trials.select(trials.same), trials.select(trials.same)) == 0.5
 
 
 def test_best_weight_leaves_a_useless_system_out():

@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toy_trials import make_trials
 
-from face3d_lib.evaluate.metrics.curves import subject_numbers
-from face3d_lib.evaluate.metrics.pairs_protocol import best_threshold, fold_accuracy, folds_of_people
+from face3d_lib.evaluate.metrics.pairs_protocol import best_threshold, fold_accuracy
 
 
 def test_accuracy_of_two_folds_by_hand():
@@ -52,20 +50,6 @@ def test_best_threshold_accepts_at_the_threshold_and_takes_the_middle():
     assert best_threshold(np.array([0.7, 0.8, 0.9]), np.array([0.5, 0.6])) == 0.7
     # .1 and .5 and .9 decide three of five rightly, .3 and .7 and all others only two
     assert best_threshold(np.array([0.1, 0.5, 0.9]), np.array([0.3, 0.7])) == 0.5
-
-
-def test_no_person_is_in_two_folds():
-    trials = make_trials(23, 3)
-    fold = folds_of_people(trials, 5, seed=1)
-    first, second = subject_numbers(trials)
-    people = [set(first[fold == k]) | set(second[fold == k]) for k in range(5)]
-    assert sum(map(len, people)) == len(set().union(*people)) == 23
-    assert {len(some) for some in people} == {4, 5}
-    assert (fold[first == second] >= 0).all()  # a person is in one fold
-    assert (fold == -1).any()
-    found = fold_accuracy(trials.score, trials.same, fold)
-    assert (found.n, found.left_out) == ((fold >= 0).sum(), (fold == -1).sum())
-    assert 0.8 < found.mean <= 1
 
 
 def test_what_cannot_be_measured_is_nan_with_the_reason():
