@@ -66,18 +66,10 @@ PLAN = [
     Stage("43_compare_modalities", (*DIVIDED_AND_PACKED, *TRAINED), demo={}),
     Stage("44_stress_systems", ("00_look_at_pairs", *DIVIDED_AND_PACKED, *TRAINED)),
     Stage("46_compare_protocols", ("00_look_at_pairs", *DIVIDED_AND_PACKED, *TRAINED), demo={}),
+    Stage("47_find_failures", ("00_look_at_pairs", *DIVIDED_AND_PACKED, "40_evaluate_verification"), demo={}),
     Stage("48_calibrate_scores", ("10_align_faces", "20_split_subjects", "40_evaluate_verification"), demo={}),
-    Stage("49_explore_scores", (*DIVIDED_AND_PACKED, "40_evaluate_verification"), demo={}),
-    Stage(
-        "47_find_failures",
-        ("00_look_at_pairs", *DIVIDED_AND_PACKED, "40_evaluate_verification"),
-        demo={},
-    ),
-    Stage(
-        "50_predict_identity",
-        ("00_look_at_pairs", *DIVIDED_AND_PACKED, *TRAINED),
-        demo={},
-    ),
+    Stage("49_explore_scores", (*DIVIDED_AND_PACKED, "40_evaluate_verification")),
+    Stage("50_predict_identity", ("00_look_at_pairs", *DIVIDED_AND_PACKED, *TRAINED), demo={}),
 ]
 
 
