@@ -221,17 +221,20 @@ def evaluate_files(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="print JSON and nothing else")] = False,
     distances: Annotated[bool, typer.Option("--distances", help="lower scores mean more alike")] = False,
-    far: Annotated[list[float] | None, typer.Option(help="false accept rate of a TAR; repeat for more")] = None,
-    fta: Annotated[
-        float | None, typer.Option(min=0, max=1, help="share of pictures without a face, which the scores do not show")
+    far: Annotated[
+        list[float] | None, typer.Option(help="a false accept rate at which the TAR is given; repeat for more")
     ] = None,
-    replicates: Annotated[int, typer.Option(min=2, help="of the bootstrap over people")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="of the bootstrap")] = 0,
+    fta: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="failure to acquire: share of pictures in which no face was found"),
+    ] = None,
+    replicates: Annotated[int, typer.Option(min=2, help="draws of the bootstrap over people")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="seed of the bootstrap")] = 0,
 ) -> None:
     """Evaluate anybody's embeddings or scores: EER, AUC, d', TAR at FAR, rank-1, with intervals over people.
 
-    An .npz holds pair_ids, subject_ids and vectors. Scores are read as bob (four or five columns, csv), as pyeer (a list
-    of genuine and a list of impostor scores), or from a csv with a header (score, label).
+    An .npz holds pair_ids, subject_ids and vectors. Scores are read from the files of bob (four or five columns, csv),
+    from those of pyeer (a list of genuine and a list of impostor scores), or from a csv with a header (score, label).
 
     Example: face3d evaluate embeddings.npz --protocol pairs.csv --json > result.json
     """

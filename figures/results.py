@@ -44,6 +44,7 @@ CAPTIONS = {  # number of the notebook and name of the figure: what the picture 
     "10 mean": "The mean of many pictures before and after the alignment, and the median of their aligned depth.",
     "10 failures": "Share of faces that were not found, by condition, with 95 % intervals.",
     "10 worst_registration": "The pairs whose depth lies farthest from the nose that is seen in colour.",
+    "10 integrity": "The worst pair by each of four measures of quality, and how often the depth of each pair goes to and fro.",
     "10 landmark_error": "Distance between the landmarks that MTCNN finds and the true ones, by the yaw of the head.",
     "20 division": "The number of pairs that each person has in each part of the split.",
     "21 augmentation": "One training pair under several draws of the augmentation.",
@@ -65,8 +66,8 @@ CAPTIONS = {  # number of the notebook and name of the figure: what the picture 
     "40 overview": "People never seen in training, in colour and depth, with the ROC curves and rates of the systems.",
     "40 scores": "Scores of two pictures of one person and of two people, none of whom was seen in training.",
     "40 roc": "ROC curves on people never seen in training.",
-    "40 det": "Left: false non-matches against false matches on normal deviate axes. Right: the error of test people "
-    "at thresholds that dev people chose, by the weight of false accepts.",
+    "40 det": "Left: DET, the false non-match over the false match rate. Right: the error of test people at thresholds "
+    "that were chosen on dev people, by the weight of false accepts.",
     "41 cmc": "CMC curves: share of probes whose person is among the best k of the gallery.",
     "41 open_set": "Scores of probes with their own person's template, and of unknown people with the most similar one.",
     "41 dir": "DIR over FAR: probes of enrolled people that get the right name and are accepted, at rank 1 and at rank 5.",
@@ -81,6 +82,7 @@ CAPTIONS = {  # number of the notebook and name of the figure: what the picture 
     "45 surfaces": "Surface normals of synthetic training people, and of test people before another sensor.",
     "45 training": "Angles to the right and to the nearest wrong class by epoch, for each modality.",
     "45 rank1": "Leave-one-out rank-1 on the other sensor, with and without whitening and a turn of the head.",
+    "46 protocols": "One network under every protocol: EER and rank-1 with 95 % intervals over people.",
     "47 zoo": "Mean genuine and impostor score of each person; goats and wolves differ by more than chance.",
     "47 rejected": "The worst comparisons of two pictures of one person, in colour and depth.",
     "47 accepted": "The worst comparisons of two people, in colour and depth.",
@@ -90,7 +92,6 @@ CAPTIONS = {  # number of the notebook and name of the figure: what the picture 
     "48 discard": "FNMR when comparisons of low quality are discarded, for four qualities, beside 95 % of random orders.",
     "49 threshold": "Scores and ROC of the first network, and the threshold that was chosen for it on dev people.",
     "49 worst": "Two people taken for one with the highest scores, and one person taken for two with the lowest.",
-    "46 protocols": "One network under every protocol: EER and rank-1 with 95 % intervals over people.",
     "50 matches": "Probes beside their best match in the gallery, with score and threshold.",
 }
 

@@ -29,8 +29,8 @@ from .depth_check import check_depth, frozen_depth
 from .quality import QUALITY, Source, measure_folder, open_source, rounded
 from .warp import EYES_TEMPLATE_PX
 
-ZIGZAG_SENSOR = 0.075  # see the top of this file; half of the people of four sets chose it, see notebooks/README.md
-WHITE_LINK = 0.055  # correlation below which noise counts as white; chosen on the same people
+ZIGZAG_SENSOR = 0.075  # see the top of this file; set by samples of the sets in notebooks/README.md
+WHITE_LINK = 0.055  # correlation below which noise counts as white; set by the same samples
 SURE_SHARE = 0.75  # of the pairs that could be judged
 COLOUR_SURE = 0.5  # R^2; 0.39 and less in single pairs of true, rendered and estimated depth
 FROZEN_SHARE = 0.25  # of the lively parts of a depth map that equal another picture's

@@ -28,6 +28,12 @@ QUALITY = {  # column -> +1 where more is better, -1 where less is better; their
     "holes": -1, "noise_mm": -1, "zigzag": -1, "distance_mm": -1, "turn_deg": -1,
     "eye_px": 1, "sharpness": 1, "brightness": 1, "contrast": 1, "clipped": -1, "side_light": -1, "probability": 1,
 }  # fmt: skip
+LABELS = {  # column of QUALITY -> what pictures call it, with its unit
+    "holes": "holes, share", "noise_mm": "noise, mm", "zigzag": "zigzag", "distance_mm": "distance, mm",
+    "turn_deg": "head turned, °", "eye_px": "eyes apart, px", "sharpness": "sharpness", "brightness": "brightness",
+    "contrast": "contrast", "clipped": "black or white, share", "side_light": "light from the side",
+    "probability": "detector's probability",
+}  # fmt: skip
 UNITS = {  # column of `measure_folder` -> unit and meaning
     "holes": "share of the pixels of the face without a reading",
     "noise_mm": "mm, residual of local surfaces, rounding included",

@@ -29,6 +29,15 @@ def style(number: int) -> dict:
     return {"color": COLOURS[number % len(COLOURS)], "linestyle": LINES[number % len(LINES)]}
 
 
+def one_legend(figure: Figure, axes: Iterable[Axes]) -> None:
+    """One legend above all `axes`, which show the same systems, in place of one in each that would cover curves."""
+    axes = list(axes)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    for ax in axes:
+        if ax.get_legend() is not None:
+            ax.get_legend().remove()
+
+
 def plot_roc(ax: Axes, roc: Roc, label: str, system: int = 0) -> Axes:
     """TAR over FAR on a log axis, from one impostor comparison up; call it once for each system 0, 1, ...
 
@@ -84,7 +93,9 @@ def plot_score_histogram(
     if threshold is not None and np.isfinite(threshold):
         ax.axvline(threshold, ymax=0.7, color="black", linewidth=1.2, linestyle="--")
         where: dict[str, Any] = {"xy": (threshold, 0.71), "xycoords": ax.get_xaxis_transform()}
-        ax.annotate(f"threshold {threshold:.3f}", ha="center", va="bottom", fontsize=10, **where)
+        low, high = ax.get_xlim()
+        side = "right" if threshold > low + 0.8 * (high - low) else "center"  # so that it stays inside the plot
+        ax.annotate(f"threshold {threshold:.3f}", ha=side, va="bottom", fontsize=10, **where)
     ax.legend(loc="upper left")
     return ax
 

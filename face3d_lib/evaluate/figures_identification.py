@@ -16,7 +16,7 @@ def plot_dir(ax: Axes, curve: DirCurve, rank: int, label: str, number: int = 0) 
 
     A curve that cannot be measured appears only in the legend.
     """
-    ax.set(xscale="log", ylim=(0, 1.02), xlabel="false alarm rate (FAR)", ylabel="right name and accepted (DIR)")
+    ax.set(xscale="log", ylim=(0, 1.02), xlabel="unknown people accepted (FAR)", ylabel="right name and accepted (DIR)")
     if rank in curve.left_out or not (curve.n_known and curve.n_unknown):
         ax.plot([], [], label=f"{label} (not measurable)", **style(number))
     else:
@@ -34,7 +34,7 @@ def plot_gallery_sizes(ax: Axes, table: pd.DataFrame, measure: str, label: str, 
     rows = table[(table["measure"] == measure) & table["mean"].notna()]
     error = rows["sd"].fillna(0)
     ax.errorbar(rows["size"], rows["mean"], error, **_look(label, number, measured=len(rows) > 0))
-    ax.set(ylim=(0, 1.02), xlabel="people in the gallery", ylabel="rate: mean and sd of random galleries")
+    ax.set(ylim=(0, 1.02), xlabel="people in the gallery", ylabel="mean and sd of the galleries")
     ax.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
     ax.legend(loc="best")
     return ax

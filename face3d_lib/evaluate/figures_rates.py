@@ -71,7 +71,7 @@ def rates_figure(rocs: dict[str, Roc], performance: dict[str, pd.DataFrame]) -> 
         plot_det(left, roc, label, system)
         if label in performance:
             plot_expected_performance(right, performance[label], label, system)
-    left.set_title("errors against each other")
-    right.set_title("error at a threshold chosen on other people")
+    left.set_title("detection error tradeoff (DET)")
+    right.set_title("expected performance curve (EPC)")
     left.get_legend().remove()
     return figure

@@ -56,29 +56,32 @@ def differences(stressed: Stressed, first: str, second: str, replicates: int = 1
     return table
 
 
-def where_depth_pays(table: pd.DataFrame, rate: str = "eer") -> str:
-    """The sentences that a table of `differences` supports: where depth pays, where it hurts, and where neither shows."""
+def where_depth_pays(table: pd.DataFrame, rate: str = "eer", unit: str = "mm") -> str:
+    """The sentences that a table of `differences` supports: where depth pays, where it hurts, and where neither shows.
+
+    Each knob is named by its label, before its levels; `unit` is that of the depth.
+    """
     places: dict[str, dict[str, list[float]]] = {"pays": {}, "hurts": {}, "not shown": {}, "no data": {}}
     for knob, level, verdict in table[["knob", "level", f"{rate}_verdict"]].itertuples(index=False):
         places[verdict].setdefault(knob, []).append(level)
     n, (name, good, bad) = int(table[rate].notna().sum()), WORDS[rate]
     parts = [
         f"By {name}, depth pays (RGB-D has a {good} {name} than RGB; p < {ALPHA:g} after Holm's correction for {n} "
-        f"comparisons) {_listed(places['pays'])}.",
-        f"It hurts (a {bad} {name}) {_listed(places['hurts'])}.",
-        f"No difference is shown {_listed(places['not shown'])}.",
+        f"comparisons) {_listed(places['pays'], unit)}.",
+        f"It hurts (a {bad} {name}) {_listed(places['hurts'], unit)}.",
+        f"No difference is shown {_listed(places['not shown'], unit)}.",
     ]
     if places["no data"]:
-        parts.append(f"Nothing could be measured {_listed(places['no data'])}.")
+        parts.append(f"Nothing could be measured {_listed(places['no data'], unit)}.")
     return " ".join(parts)
 
 
-def _listed(found: dict[str, list[float]]) -> str:
+def _listed(found: dict[str, list[float]], unit: str) -> str:
     """Knobs with their levels in words, "nowhere" where there is none."""
     texts = []
     for knob, levels in found.items():
         if knob:
-            texts.append(f"{knob.replace('_', ' ')} {', '.join(f'{level:g}' for level in levels)}")
+            texts.append(f"{KNOBS[knob].label.format(unit=unit)}: {', '.join(f'{level:g}' for level in levels)}")
         else:
             texts.append("clean probes")
     return "with " + "; ".join(texts) if texts else "nowhere"

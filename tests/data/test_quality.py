@@ -109,6 +109,7 @@ def test_a_folder_gives_a_row_for_each_aligned_pair(folders):
     assert list(pairs["pair_id"]) == list(ok["pair_id"])
     assert list(pairs.columns) == ["pair_id", "subject_id", *quality.UNITS, "reason"]
     assert set(quality.QUALITY) <= set(quality.UNITS)
+    assert list(quality.LABELS) == list(quality.QUALITY)
     assert set(pairs.dtypes[list(quality.UNITS)]) == {np.dtype(np.float64)}
     assert set(arrays) == set(ok["pair_id"])
     apart = np.hypot(pairs["shift_x"], pairs["shift_y"])  # px of the picture, and of the template

@@ -92,8 +92,8 @@ def test_the_sentence_follows_from_the_numbers(found):
     assert text.startswith(
         "By EER, depth pays (RGB-D has a lower EER than RGB; p < 0.05 after Holm's correction for 4 "
     )
-    assert "with clean probes; depth noise 2. It hurts (a higher EER) with depth noise 20." in text
-    assert text.endswith("No difference is shown with yaw 30.")
+    assert "with clean probes; depth noise, mm: 2. It hurts (a higher EER) with depth noise, mm: 20." in text
+    assert text.endswith("No difference is shown with head turned aside, degrees: 30.")
     assert "a higher rank-1 than RGB" in where_depth_pays(found, "rank1")
 
 
@@ -104,7 +104,7 @@ def test_a_level_without_data_is_named():
         "depth pays (RGB-D has a lower EER than RGB; p < 0.05 after Holm's correction for 1 comparisons) nowhere"
         in text
     )
-    assert text.endswith("Nothing could be measured with yaw 60.")
+    assert text.endswith("Nothing could be measured with head turned aside, degrees: 60.")
 
 
 def test_a_level_at_which_nobody_was_found_has_no_verdict(tested):

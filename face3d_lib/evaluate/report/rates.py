@@ -144,9 +144,9 @@ def _curves(rated: list[Rated]) -> list[Picture]:
         test = one.system.opened["test"]  # type: ignore[union-attr]
         given = (test.known, test.probes.subject_ids, test.enrolled.subject_ids, test.unknown)
         plot_dir(axes[1], dir_curve(*given, [1]), 1, literal(one.label), number)
-    axes[0].set_title("errors at every threshold (DET)")
+    axes[0].set_title("detection error tradeoff (DET)")
     axes[1].set_title("identification, open set, rank 1")
-    caption = "DET: false reject over false accept rate. Right: detection and identification rate over false alarms."
+    caption = "DET: false non-match over false match rate. Right: right names (DIR) over unknown people accepted (FAR)."
     found.append(_picture(figure, caption))
     rows = -(-len(shown) // 2)
     if rows:
