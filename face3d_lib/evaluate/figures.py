@@ -34,8 +34,9 @@ def one_legend(figure: Figure, axes: Iterable[Axes]) -> None:
     axes = list(axes)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
     for ax in axes:
-        if ax.get_legend() is not None:
-            ax.get_legend().remove()
+        legend = ax.get_legend()
+        if legend is not None:
+            legend.remove()
 
 
 def plot_roc(ax: Axes, roc: Roc, label: str, system: int = 0) -> Axes:

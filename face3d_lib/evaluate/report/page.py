@@ -45,7 +45,7 @@ FACES = {  # figures that show people: notebook -> name -> caption
         "rejected": "The worst comparisons of two pictures of one person.",
         "accepted": "The worst comparisons of two people.",
     },
-    "44_stress_systems": {"examples": "A picture at the levels of each degradation."},
+    "44_stress_systems": {"examples": "One probe made worse in each way and at each level of the stress test."},
 }
 TEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 TEX |= {letter: "\\" + letter for letter in "&%$#_{}"}

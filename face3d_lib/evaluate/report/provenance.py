@@ -55,6 +55,10 @@ def data_section(run: str) -> Section:
         )
     trust = json.loads(path.read_text(encoding="utf-8"))
     columns = ["measure", "value", "unit", "note"]
+    counts = ("count", "pairs")  # units of whole numbers
+    for row in trust["rows"]:
+        if row["unit"] in counts and row["value"] is not None:
+            row["value"] = int(row["value"])
     lines = [[row.get(name) for name in columns] for row in trust["rows"]]
     tables.append(Table("integrity", "Integrity of the depth", columns, lines))
     text = trust.get("warnings") or ["Nothing looks wrong with this depth."]

@@ -251,13 +251,17 @@ def people_section(run: str, folder: Path | None) -> Section:
         tables.append(Table("groups", "Rates by the columns of the manifest", heads, rows))
         apart = read_table(folder / "differences.csv", ["column"])
         shown = apart[apart["shown"] == "True"].drop(columns="shown")
+        shown["rate"] = shown["rate"].str.upper()
         rows = [[_value(cell) for cell in row] for row in shown.itertuples(index=False)]
         note = f"{len(rows)} of {len(apart)} differences between groups are more than chance (Holm's correction)."
         if rows:
             heads = ["column", "group", "rate", "difference", "low", "high", "p", "system", "p, corrected"]
             tables.append(Table("differences", "Groups that differ from all others", heads, rows))
         text = [note]
-    captions = {"zoo": "Each point is a person.", "groups": "Rates by group, with 95 % intervals."}
+    captions = {
+        "zoo": "Mean genuine and impostor score of each person; goats and wolves differ by more than chance.",
+        "groups": "Rates by group, with 95 % intervals; a line that reaches the right edge goes on beyond it.",
+    }
     return Section(title, text, tables, pictures_of(folder, captions))
 
 

@@ -101,22 +101,32 @@ PARTS: dict[str, tuple[str, Content, dict[str, str]]] = {  # notebook -> title, 
     "41_evaluate_identification": (
         "Enrolment",
         _enrolment,
-        {"gallery_sizes": "By the number of enrolled people.", "template_sizes": "By the pictures of each template."},
+        {
+            "gallery_sizes": "Rank-1 and DIR by the number of enrolled people: mean and standard deviation of random galleries.",
+            "template_sizes": "Rank-1, DIR and EER by the number of pictures with which each person is enrolled.",
+        },
     ),
     "44_stress_systems": (
         "Stress",
         _stress,
         {
-            "eer": "EER against each degradation.",
-            "rank1": "Rank-1 against each degradation.",
-            "differences": "RGB-D minus RGB.",
+            "eer": "EER when probes get worse, with 95 % bands over people; bars are faces that were not found.",
+            "rank1": "Rank-1 when probes get worse, with 95 % bands over people; bars are faces that were not found.",
+            "differences": "Rank-1 of RGB-D minus that of RGB when probes get worse, with 95 % intervals.",
         },
     ),
-    "46_compare_protocols": ("Protocols", _protocols, {"protocols": "The same network under every protocol."}),
+    "46_compare_protocols": (
+        "Protocols",
+        _protocols,
+        {"protocols": "EER and rank-1 of the same network under every protocol, with 95 % intervals."},
+    ),
     "48_calibrate_scores": (
         "Likelihood ratios and quality",
         _calibration,
-        {"reliability": "Before and after calibration.", "discard": "Errors when the worst pictures are set aside."},
+        {
+            "reliability": "Likelihood ratios that the data give over those that are stated, before and after calibration.",
+            "discard": "FNMR when the comparisons of the lowest quality are discarded.",
+        },
     ),
 }
 
