@@ -28,7 +28,7 @@ from face3d_lib.evaluate.embeddings import Embeddings
 NAME = "49_explore_scores"
 MODELS = ["rgb/30_train_softmax", "depth/30_train_softmax"]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-SECONDS = 90  # to wait for anything, on a slow machine
+SECONDS = 180  # to wait for anything, on a slow machine
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here, so no page can be opened")
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed, so no page can be opened")
 
@@ -59,6 +59,9 @@ def make_run(runs):
     for name, table in tables.items():
         write_table(runs / "default/20_split_subjects" / f"{name}.csv", table)
     make_toy_pack(runs / "default/21_pack_dataset/pack", size=48)
+    systems = {"rgb": {"model": MODELS[0]}, "depth": {"model": MODELS[1]}, "rgb + depth": {}}
+    metrics = {"systems": systems, "late_fusion_weight": 0.5}
+    write_json(runs / "default/40_evaluate_verification/metrics.json", metrics)
     for seed, model in enumerate(MODELS):
         rng = np.random.default_rng(seed)
         person = np.repeat(rng.normal(size=(6, 16)), 4, 0)
@@ -149,7 +152,8 @@ MOVE = """async (key) => {
 
 def try_the_widgets(page) -> list[float]:
     """Move the slider, change the system, pick pairs and see what the page shows; returns the time of each move, ms."""
-    page.wait_for_selector(".face3d-far")
+    page.wait_for_selector(".face3d-far, [data-mime-type='application/vnd.jupyter.error'], pre:has-text('Error')")
+    assert page.locator(".face3d-far").count(), page.inner_text("body")[-2000:]
     page.wait_for_function(DRAWN, arg=[0, 6])  # two histograms, a line, and the ROC of three systems
     page.wait_for_function(DRAWN, arg=[1, 3])  # two histograms and a line, beside the surfaces
     far, frr = rates(page)
