@@ -342,7 +342,7 @@ def tables() -> dict[str, str]:
         made[f"{file.stem}.command"] = recorded["command"]
     made["gpu_section"] = gpu_section()
     made |= {f"coverage_{kind}": coverage_table(kind) for kind in ("rates", "differences")}
-    return made | {f"{name}_bench": bench_table(name) for name in ("faces", "data", "step")}
+    return made | {f"{name}_bench": bench_table(name) for name in ("faces", "data", "step", "rates")}
 
 
 def filled(text: str) -> str:
