@@ -2,8 +2,6 @@
 
 import difflib
 import re
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -36,11 +34,14 @@ def read_embeddings(path: Path) -> tuple[Embeddings, list[str]]:
         raise UserError(
             f"{path}: one array without names: save pair_ids, subject_ids, vectors by numpy.savez"
         ) from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = "not there" if isinstance(error, FileNotFoundError) else error
+    except Exception as error:  # a damaged or foreign archive raises anything: numpy parses headers as Python
+        reason = "not there" if isinstance(error, FileNotFoundError) else str(error).partition("\n")[0]
         if "pickle" in str(error):  # numpy's message advises to unpickle, which would run what the file says
             reason = "it holds objects or no arrays"
-        raise UserError(f"{path}: no embeddings that can be read ({reason})") from None
+        raise UserError(f"{path}: no embeddings that can be read ({reason}): save by numpy.savez") from None
+    for key, values in found.items():
+        if not isinstance(values, np.ndarray):  # numpy gives the bytes of what is no array
+            raise UserError(f"{path}: {key} is no array: save pair_ids, subject_ids, vectors by numpy.savez")
     for key in KEYS:
         if key not in found:
             near = difflib.get_close_matches(key, others, 1, 0.6)
@@ -73,9 +74,9 @@ def _names(values: np.ndarray, n: int, key: str, path: Path) -> np.ndarray:
         names = np.char.decode(values, "utf-8") if values.dtype.kind == "S" else values.astype(str)
     except UnicodeDecodeError:
         raise UserError(f"{path}: {key} holds bytes that are not UTF-8: save the names as text") from None
-    bad = np.array([not name or not name.isprintable() for name in names.tolist()], bool)
+    bad = np.array([not name.strip() or not name.isprintable() for name in names.tolist()], bool)
     if bad.any():
-        raise UserError(f"{path}: {key}, row {bad.argmax()}: {names[bad.argmax()]!r} is no name")
+        raise UserError(f"{path}: {key}, row {bad.argmax()}: {str(names[bad.argmax()])!r} is no name")
     return names
 
 

@@ -282,6 +282,9 @@ def _trials_of_pairs(embeddings: Embeddings, pairs: pd.DataFrame) -> Trials:
     first, second = pairs["pair_id_a"].to_numpy(str), pairs["pair_id_b"].to_numpy(str)
     sides = pd.DataFrame({"a": np.where(first < second, first, second), "b": np.where(first < second, second, first)})
     number = sides.groupby(["a", "b"], sort=False).ngroup().to_numpy()
+    two = sides.assign(same=pairs["same"].to_numpy()).groupby(["a", "b"])["same"].nunique() > 1
+    if two.any():
+        raise UserError(f"pairs table: {' with '.join(two.idxmax())} has both 1 and 0 in column same: correct one")
     return genuine_impostor(embeddings, pairs[~sides.duplicated().to_numpy()]).select(number)
 
 

@@ -188,10 +188,10 @@ def _read_table(path: Path, distances: bool) -> ScoreSet:
     mark, columns = _layout(text, where, distances)
     rows = _Rows(path, columns)
     if not columns.header:
-        rows.add(number, _cells(text, mark), sign)
+        rows.add(number, _cells(text, mark, f"{path} line {number}"), sign)
     for number, text in lines:
         if columns.header or not text.startswith("#"):  # a comment for bob; below a header, it may be a name
-            rows.add(number, _cells(text, mark), sign)
+            rows.add(number, _cells(text, mark, f"{path} line {number}"), sign)
     if not len(rows.scores):
         raise UserError(f"{where}: a header and no comparison below it")
     return rows.result()
@@ -199,13 +199,13 @@ def _read_table(path: Path, distances: bool) -> ScoreSet:
 
 def _layout(text: str, where: str, distances: bool) -> tuple[str, "_Columns"]:
     """The mark between the columns and their meaning, from the first line; UserError where they have none."""
-    marks = [mark for mark in ",;\t " if len(_cells(text, mark)) > 1]
+    marks = [mark for mark in ",;\t " if len(_cells(text, mark, where)) > 1]
     for mark in marks:
-        header = [cell.lower() for cell in _cells(text, mark)]
+        header = [cell.lower() for cell in _cells(text, mark, where)]
         if any(name in header for name in SCORES):
             return mark, _columns_of(header, where, distances)
     for mark in reversed(marks):  # white space first: a comma may stand in a number
-        cells = _cells(text, mark)
+        cells = _cells(text, mark, where)
         if len(cells) in (4, 5) and cells[-1][:1] in set("+-.0123456789iInN"):  # a number, or inf or nan
             return mark, _bob(len(cells))
         if len(cells) == 2 and cells[0] in ("1", "-1"):
@@ -216,10 +216,13 @@ def _layout(text: str, where: str, distances: bool) -> tuple[str, "_Columns"]:
     )
 
 
-def _cells(text: str, mark: str) -> list[str]:
+def _cells(text: str, mark: str, where: str) -> list[str]:
     if mark == " ":
         return text.split()
-    cells = next(csv.reader([text], delimiter=mark)) if '"' in text else text.split(mark)
+    try:
+        cells = next(csv.reader([text], delimiter=mark)) if '"' in text else text.split(mark)
+    except csv.Error as error:
+        raise UserError(f"{where}: not plain csv ({error}): correct the line") from None
     return [cell.strip() for cell in cells]
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FAILED = -1.0  # the score of a comparison in which one side has no template
 UNIT_TOLERANCE = 1e-3  # how far a vector's length may lie from 1
 MAX_ALL_VS_ALL = 10_000  # embeddings; more make over 50 million trials
+ONE = 2**40  # a score of 1, in the units to which float64 scores are rounded
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +89,19 @@ def check_vectors(vectors: np.ndarray, what: str = "embeddings") -> np.ndarray:
     return length > 0
 
 
+def rounded(products: np.ndarray) -> np.ndarray:
+    """`products` (float64), overwritten by the nearest multiples of 2**-40 (1e-12) from -1 to 1.
+
+    The order of a sum differs between machines, block sizes and numbers of threads. Without rounding, comparisons of equal
+    vectors would tie or not tie by chance, and with them every rate that counts ties.
+    """
+    products *= ONE
+    np.rint(products, out=products)
+    np.clip(products, -ONE, ONE, out=products)
+    products /= ONE
+    return products
+
+
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Cosine similarity of every row of `a` (P, D) with every row of `b` (G, D): (P, G) float32 in [-1, 1].
 
@@ -112,8 +126,8 @@ def genuine_impostor(embeddings: "Embeddings", pairs: "pd.DataFrame | None" = No
     """The trials among `embeddings`: those of the table `pairs`; where that is None, each with each other.
 
     `embeddings` has pair_ids (N), subject_ids (N), vectors (N, D). `pairs` has the columns pair_id_a,
-    pair_id_b and same ("1"/"0" or bool). Scores are computed in float64 and have the type of the vectors, float32
-    or float64. Raises UserError where a row names a pair without embedding,
+    pair_id_b and same ("1"/"0" or bool). Scores are computed in float64, `rounded`, and have the type of the vectors,
+    float32 or float64. Raises UserError where a row names a pair without embedding,
     compares a pair with itself, repeats a trial, or has a wrong `same`: a table and embeddings that disagree do not
     belong to one experiment.
     """
@@ -129,8 +143,7 @@ def genuine_impostor(embeddings: "Embeddings", pairs: "pd.DataFrame | None" = No
     else:
         for start in range(0, len(a), 8192):
             part = slice(start, start + 8192)
-            score[part] = np.einsum("td,td->t", vectors[a[part]], vectors[b[part]], dtype=np.float64)
-    np.clip(score, -1, 1, out=score)
+            score[part] = rounded(np.einsum("td,td->t", vectors[a[part]], vectors[b[part]], dtype=np.float64))
     score[~(acquired[a] & acquired[b])] = FAILED
     trials = Trials(score, a, b, pair_ids, subject_ids)
     if pairs is not None:
@@ -228,7 +241,7 @@ def _fill_all(score: np.ndarray, vectors: np.ndarray) -> None:
     """Fill in the products of each row of `vectors` with all later rows, in the order of `np.triu_indices(N, 1)`."""
     double, start = vectors.astype(np.float64), 0
     for first in range(0, len(double), 256):
-        block = double[first : first + 256] @ double[first:].T
+        block = rounded(double[first : first + 256] @ double[first:].T)
         for row, products in enumerate(block):
             later = products[row + 1 :]
             score[start : start + len(later)] = later

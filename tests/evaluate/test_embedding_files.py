@@ -1,5 +1,7 @@
 """Embeddings and protocols of other projects: normalised, or refused with the pair or the line that is wrong."""
 
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -159,3 +161,23 @@ def test_the_project_s_own_pairs(tmp_path):
     assert notes == ["pairs.csv: the 1 pairs of the group test, of 2 pairs"]
     pairs, notes = protocol(tmp_path, rows.replace("group,", "kind,"), "pairs.csv")
     assert (len(pairs), notes) == (2, [])
+
+
+def test_an_archive_of_anything_is_refused_in_one_line(tmp_path):
+    path, whole = tmp_path / "foreign.npz", saved(tmp_path).read_bytes()
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (100000000000000, 512), }".ljust(117) + b"\n"
+    for inside in (b"words", b"\x93NUMPY\x01\x00\x10\x00{{{{((((", b"\x93NUMPY\x01\x00" + b"\x76\x00" + header):
+        with zipfile.ZipFile(path, "w") as archive:
+            for name in ("pair_ids", "subject_ids", "vectors"):
+                archive.writestr(f"{name}.npy", inside)
+        with pytest.raises(UserError, match=r"foreign\.npz.*numpy\.savez") as error:
+            read_embeddings(path)
+        assert "\n" not in str(error.value)
+    for place, value in ((8, 1), (10, 99)):  # encrypted; a method of compression that Python lacks
+        marked, at = bytearray(whole), whole.find(b"PK\x01\x02")
+        while at >= 0:
+            marked[at + place] = value
+            at = whole.find(b"PK\x01\x02", at + 4)
+        path.write_bytes(marked)
+        with pytest.raises(UserError, match=r"foreign\.npz"):
+            read_embeddings(path)

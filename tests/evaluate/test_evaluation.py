@@ -272,3 +272,29 @@ def test_arguments_that_do_not_fit_the_file_are_refused(tmp_path, faces):
             evaluate_file(tmp_path / "f.npz", **options)
     with pytest.raises(UserError, match="a protocol names pairs of embeddings"):
         evaluate_file(tmp_path / "s.csv", protocol=tmp_path / "s.csv")
+
+
+def test_a_pair_that_is_listed_as_same_and_as_different_is_refused(faces):
+    one, mate, other = faces.pair_ids[[0, *np.flatnonzero(faces.subject_ids == faces.subject_ids[0])[1:2], -1]]
+    rows = [(one, mate, "1"), (mate, one, "0"), (one, other, "0")]
+    with pytest.raises(UserError, match="both 1 and 0"):
+        evaluate_embeddings(faces, pd.DataFrame(rows, columns=["pair_id_a", "pair_id_b", "same"]), replicates=10)
+
+
+def test_equal_comparisons_tie_in_blocks_and_in_lists(monkeypatch):
+    rng = np.random.default_rng(0)
+    subjects = np.repeat(np.arange(40), 6).astype(str)
+    corners = rng.choice([-1, 1], size=(240, 6))  # whole numbers: the products are known without any rounding
+    product = (corners @ corners.T)[np.triu_indices(240, 1)]
+    same = (subjects[:, None] == subjects)[np.triu_indices(240, 1)]
+    made = Embeddings(np.arange(240).astype(str), subjects, corners / np.sqrt(6))
+    exact = evaluate(ScoreSet(product[same] / 6, product[~same] / 6, None))
+    pairs = pd.DataFrame(np.transpose(np.triu_indices(240, 1)).astype(str), columns=["pair_id_a", "pair_id_b"])
+    listed = evaluate_embeddings(made, pairs.assign(same=same), replicates=2)
+    whole = evaluate_embeddings(made, replicates=2)
+    monkeypatch.setattr(evaluation, "MANY", 0)
+    blocks = evaluate_embeddings(made, replicates=2)
+    for found in (listed, whole, blocks):
+        assert found.auc.value == pytest.approx(exact.auc.value, abs=1e-12)
+        assert found.eer.value == pytest.approx(exact.eer.value, abs=1e-12)
+        assert found.rank1.value == pytest.approx(whole.rank1.value, abs=1e-12)

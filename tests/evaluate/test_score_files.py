@@ -117,6 +117,7 @@ def test_labels_of_one_vocabulary_are_read(tmp_path, yes, no):
         ("score,label\n0.9,1\n".encode("utf-16"), "not UTF-8"),
         (b"score,label\n0.9,1\n0.8,\xff\n", "not UTF-8"),
         ("score,label\n0.9,1\0\n", "line 2: holds a zero byte"),
+        ('score,label\n"' + "x" * 200_000 + '",1\n', "line 2: not plain csv"),
     ],
 )
 def test_what_would_be_a_guess_is_refused_with_its_line(tmp_path, text, message):

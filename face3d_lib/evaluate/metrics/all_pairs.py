@@ -18,10 +18,9 @@ from threadpoolctl import threadpool_limits
 from ...base.errors import UserError
 from ...base.processes import cores
 from ..intervals import Interval, interval_of, multiplicities
-from ..scores import FAILED, check_vectors
+from ..scores import FAILED, ONE, check_vectors
 from .curves import Roc, Steps
 
-ONE = 2**40  # a score of 1, in the units of the rounded scores
 CELL_BITS = 20  # a cell is 2**20 units wide
 LOWEST = -ONE  # a score of -1
 CELLS = 2 * ONE // 2**CELL_BITS + 1

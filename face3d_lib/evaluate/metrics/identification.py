@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..scores import FAILED
+from ..scores import FAILED, rounded
 from .checks import finite, share, unreachable
 
 
@@ -124,7 +124,7 @@ def leave_one_out_rank1(
         space = adapt(gallery[~mine]) if adapt else np.asarray
         one, all_ = (_unit(space(some)) for some in (probes[mine], gallery))
         scores[mine] = one @ all_.T
-    scores = finite(scores, "cosines")
+    scores = rounded(finite(scores, "cosines"))
     scores[~probes.any(axis=1)] = FAILED
     scores[:, ~gallery.any(axis=1)] = FAILED
     np.fill_diagonal(scores, -np.inf)
