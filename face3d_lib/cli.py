@@ -228,7 +228,7 @@ def evaluate_files(
         float | None,
         typer.Option(min=0, max=1, help="failure to acquire: share of pictures in which no face was found"),
     ] = None,
-    replicates: Annotated[int, typer.Option(min=2, help="draws of the bootstrap over people")] = 1000,
+    replicates: Annotated[int, typer.Option(min=2, max=100_000, help="draws of the bootstrap over people")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="seed of the bootstrap")] = 0,
 ) -> None:
     """Evaluate anybody's embeddings or scores: EER, AUC, d', TAR at FAR, rank-1, with intervals over people.

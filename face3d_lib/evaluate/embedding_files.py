@@ -26,6 +26,8 @@ def read_embeddings(path: Path) -> tuple[Embeddings, list[str]]:
     vector is not finite, a pair occurs twice, a name is empty, or the vectors are of two models.
     """
     path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: not there: correct the path")
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {key: file[key] for key in (*KEYS, *MODEL_KEYS) if key in file.files}
@@ -35,7 +37,7 @@ def read_embeddings(path: Path) -> tuple[Embeddings, list[str]]:
             f"{path}: one array without names: save pair_ids, subject_ids, vectors by numpy.savez"
         ) from None
     except Exception as error:  # a damaged or foreign archive raises anything: numpy parses headers as Python
-        reason = "not there" if isinstance(error, FileNotFoundError) else str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0]
         if "pickle" in str(error):  # numpy's message advises to unpickle, which would run what the file says
             reason = "it holds objects or no arrays"
         raise UserError(f"{path}: no embeddings that can be read ({reason}): save by numpy.savez") from None

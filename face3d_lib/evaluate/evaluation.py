@@ -257,7 +257,7 @@ def evaluate_file(
     UserError where a file cannot be read for certain, or where an argument does not fit the kind of file.
     """
     fars = list(dict.fromkeys(float(far) for far in fars))
-    if file.suffix.lower() == ".npz":
+    if file.suffix.lower() in (".npz", ".npy"):  # the latter only to be told what is missing in it
         if impostor or distances or fta is not None:
             wrong = "a second file" if impostor else "--distances" if distances else "--fta"
             raise UserError(

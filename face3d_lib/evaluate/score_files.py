@@ -140,8 +140,9 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8 after line {number}: save the table as UTF-8") from None
     except (OSError, EOFError, zlib.error) as error:
-        reason = "not there" if isinstance(error, FileNotFoundError) else error
-        raise UserError(f"{path}: cannot be read after line {number} ({reason})") from None
+        if isinstance(error, FileNotFoundError):
+            raise UserError(f"{path}: not there: correct the path") from None
+        raise UserError(f"{path}: cannot be read after line {number} ({error})") from None
 
 
 def _number(text: str, where: str, sign: float) -> float:

@@ -148,7 +148,8 @@ class _Given:
         first = ((unit.sum(0) ** 2).sum() - len(unit)) / 2 + FAILED * lost - genuine.sum()
         second = (((unit.T @ unit) ** 2).sum() - len(unit)) / 2 + FAILED**2 * lost - (genuine**2).sum()
         mean = first / n
-        return float(mean), float(max(0.0, second / n - mean**2))
+        variance = second / n - mean**2
+        return float(mean), float(variance if variance > 1e-12 else 0.0)  # less is the rounding of the sums
 
 
 @dataclass(eq=False)

@@ -44,9 +44,7 @@ def threshold_at_far(impostor: np.ndarray, far: float) -> float:
     """
     impostor = flat(impostor, "impostor")
     if not 0 < far < 1:
-        raise UserError(
-            f"a false accept rate of {far} is no share between 0 and 1: set far_target to 0.01, for example"
-        )
+        raise UserError(f"a false accept rate of {far} is no share between 0 and 1: set it to 0.01, for example")
     allowed = int(Fraction(str(float(far))) * len(impostor))  # false accepts that may happen
     if not allowed:
         return np.nan

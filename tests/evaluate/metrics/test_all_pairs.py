@@ -135,3 +135,9 @@ def test_what_cannot_be_counted_is_refused():
         all_pairs.all_pairs(np.full((2, 3), np.nan), np.array(["a", "b"]))
     with pytest.raises(UserError, match="table of pairs"):
         all_pairs.all_pairs(np.ones((20_000, 1)), np.repeat("a", 20_000))
+
+
+def test_scores_that_are_all_equal_have_no_d_prime():
+    vectors = np.tile(np.array([3, 4, 0.5, 1]) / np.linalg.norm([3, 4, 0.5, 1]), (60, 1))
+    found = all_pairs.all_pairs(vectors, np.repeat(np.arange(20), 3).astype(str), n_replicates=2)
+    assert np.isnan(found.roc.d_prime())
