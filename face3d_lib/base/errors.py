@@ -1,4 +1,7 @@
-"""The exception for mistakes that the user can mend."""
+"""The exception for mistakes that the user can mend, and words for its messages."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(Exception):
@@ -10,6 +13,13 @@ class UserError(Exception):
     def _render_traceback_(self) -> list[str]:
         """The lines that Jupyter shows instead of a traceback, whose frames would not show where the mistake is."""
         return [f"{type(self).__name__}: {self}"]
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The one or two of the `known` names that are most like a misspelt `name`, "a or b"; all of them if none is."""
+    names = list(known)
+    near = difflib.get_close_matches(name.strip().casefold(), names, n=2, cutoff=0.3) or names
+    return " or ".join(near) or "nothing"
 
 
 def first_line(text: str) -> str:

@@ -18,7 +18,7 @@ from ..train.embedder import Embedder
 from .embed import embed
 from .embeddings import Embeddings
 from .intervals import holm, mean_bootstrap, paired_bootstrap, subject_bootstrap
-from .metrics.curves import best_weight, eer
+from .metrics.curves import best_weight, eer, eer_of
 from .metrics.identification import ranks
 from .metrics.thresholds import tar_at_far
 from .protocol import open_set, trials_of, unseen_people
@@ -37,7 +37,7 @@ def unseen(network: Embedder, packed: Pack, division: Splits, folder: Path, repl
     vectors = embed(network, packed, packed.rows(unseen_people(division)["pair_id"]))
     vectors.save(Path(folder) / "unseen.npz")
     trials = trials_of(vectors, division)
-    statistics = {"eer": lambda roc: roc.eer()[0], "tar": lambda roc: roc.tar_at_far(FAR)}
+    statistics = {"eer": eer_of, "tar": lambda roc: roc.tar_at_far(FAR)}
     found = {name: subject_bootstrap(trials, rate, replicates) for name, rate in statistics.items()}
     people = open_set(vectors, division)
     who = people.probes.subject_ids
@@ -158,7 +158,7 @@ def people_intervals(outcomes: dict[str, list[Outcome]], replicates: int = 1000)
     """
     rows = {}
     for name, group in outcomes.items():
-        rate = subject_bootstrap([system.trials for system in group], lambda roc: roc.eer()[0], replicates)
+        rate = subject_bootstrap([system.trials for system in group], eer_of, replicates)
         right = _mean_right(group)
         accuracy = mean_bootstrap(right, right.index.get_level_values(1), replicates)
         rows[name] = [rate.low, rate.high, accuracy.low, accuracy.high]
@@ -168,7 +168,7 @@ def people_intervals(outcomes: dict[str, list[Outcome]], replicates: int = 1000)
 
 def _difference(first: list[Outcome], second: list[Outcome], replicates: int) -> list[float]:
     one, other = ([system.trials for system in group] for group in (first, second))
-    rate = paired_bootstrap(one, other, lambda roc: roc.eer()[0], replicates)
+    rate = paired_bootstrap(one, other, eer_of, replicates)
     both = pd.concat([_mean_right(first), _mean_right(second)], axis=1, keys=["first", "second"]).dropna()
     people = both.index.get_level_values(1)
     accuracy = mean_bootstrap(both["second"] - both["first"], people, replicates, difference=True)

@@ -16,7 +16,7 @@ import pandas as pd
 from ..data.splits import SET_ASIDE, Splits
 from .embeddings import Embeddings
 from .intervals import mean_bootstrap, subject_bootstrap
-from .metrics.curves import Roc
+from .metrics.curves import eer_of
 from .metrics.identification import ranks
 from .scores import Trials, cosine, fuse, templates
 
@@ -56,11 +56,6 @@ class Probes:
     def hits(self) -> np.ndarray:
         """(P,) float: 1.0 where the own person is the most similar one (rank 1), else 0.0; a tie counts as 0."""
         return np.asarray(ranks(self.scores, self.subjects, self.gallery) == 1, float) * self.acquired
-
-
-def eer(curve: Roc) -> float:
-    """The equal error rate of a curve, as the statistic of a bootstrap."""
-    return curve.eer()[0]
 
 
 def compare_probes(probes: Embeddings, people: Embeddings) -> Probes:
@@ -114,7 +109,7 @@ def rates(probes: Probes, replicates: int = 200) -> dict[str, float | int | str]
         if ending and probes.acquired.all() and probes.enrolled.all():  # the two are the same
             found |= {f"{name}_with_fta": found[name] for name in ("eer", "rank1")}
             continue
-        found[f"eer{ending}"] = subject_bootstrap(part.trials(), eer, replicates)
+        found[f"eer{ending}"] = subject_bootstrap(part.trials(), eer_of, replicates)
         found[f"rank1{ending}"] = mean_bootstrap(part.hits(), part.subjects, replicates)
     row: dict[str, float | int | str] = {"probes": len(probes.subjects), "people": len(np.unique(probes.subjects))}
     row["failed"] = int((~probes.acquired).sum())

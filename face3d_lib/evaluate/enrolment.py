@@ -14,6 +14,7 @@ from ..data.splits import Splits
 from .embeddings import Embeddings
 from .intervals import mean_bootstrap, subject_bootstrap
 from .metrics import identification
+from .metrics.curves import eer_of
 from .metrics.thresholds import threshold_at_far_or_above
 from .protocol import OpenSet
 from .scores import Trials, cosine, templates
@@ -158,7 +159,7 @@ def _rates_of_templates(
     if not np.isnan(limits).any():
         hits = [identification.identified(part.known, who, names, at) for part, at in zip(test, limits, strict=True)]
         rates["dir"] = mean_bootstrap(np.mean(hits, axis=0), who, replicates, seed)
-    rates["eer"] = subject_bootstrap(_trials(test, unknown), lambda roc: roc.eer()[0], replicates, seed)
+    rates["eer"] = subject_bootstrap(_trials(test, unknown), eer_of, replicates, seed)
     points = [
         identification.dir_at(part.known, who, names, part.unknown, at) for part, at in zip(test, limits, strict=True)
     ]

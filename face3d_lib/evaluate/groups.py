@@ -8,14 +8,13 @@ comparison is in turn the probe, whose group the comparison counts for, so it co
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 import pandas as pd
 
-from ..base.errors import UserError
+from ..base.errors import UserError, nearest
 from .intervals import Interval, holm, mean_bootstrap, subject_bootstrap
-from .metrics.curves import Roc
+from .metrics.curves import Roc, eer_of
 from .metrics.failures import wilson
 from .scores import Trials
 
@@ -51,8 +50,7 @@ def grouping(rows: pd.DataFrame, column: str) -> Grouping:
     nearest name, where there is no such column, and where it has too many values to be groups.
     """
     if column not in rows:
-        near = get_close_matches(column.strip().casefold(), rows.columns, 1, 0)
-        raise UserError(f"manifest.csv has no column {column!r}: the nearest is {near[0] if near else 'none'!r}")
+        raise UserError(f"manifest.csv has no column {column!r}; did you mean {nearest(column, rows.columns)}?")
     cells = rows[column].astype(str).str.strip()
     numbers = pd.to_numeric(cells.where(cells != ""), errors="coerce")
     if cells.nunique() > MOST_GROUPS and numbers.notna().sum() == (cells != "").sum():
@@ -183,7 +181,7 @@ def _rates(part: Trials, threshold: float, right: pd.Series | None, replicates: 
     rates = {
         "fnmr": mean_bootstrap(part.genuine < threshold, who, replicates) if known else nothing,
         "fmr": subject_bootstrap(part, false_matches, replicates) if known else nothing,
-        "eer": subject_bootstrap(part, lambda roc: roc.eer()[0], replicates),
+        "eer": subject_bootstrap(part, eer_of, replicates),
     }
     if right is not None:
         rates["rank1"] = mean_bootstrap(right.to_numpy(float), right.index.get_level_values(1), replicates)

@@ -3,9 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from .conditions import eer, rates
+from .conditions import rates
 from .degradations import KNOBS
 from .intervals import holm, mean_bootstrap, paired_bootstrap
+from .metrics.curves import eer_of
 from .stress import Stressed
 
 ALPHA = 0.05  # a difference is shown when its corrected p-value is below
@@ -41,7 +42,7 @@ def differences(stressed: Stressed, first: str, second: str, replicates: int = 1
             changed = other.hits() - one.hits()
             row: dict[str, float | str] = {"knob": knob, "level": float(level)}
             for name, interval in (
-                ("eer", paired_bootstrap(one.trials(), other.trials(), eer, replicates)),
+                ("eer", paired_bootstrap(one.trials(), other.trials(), eer_of, replicates)),
                 ("rank1", mean_bootstrap(changed, one.subjects, replicates, difference=True)),
             ):
                 row |= interval.named(name)

@@ -5,19 +5,19 @@ then NaN with the reason, and its row stays in the table. Probes whose person is
 impostor comparisons only; they are counted.
 """
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from ..base.errors import UserError
+from ..base.errors import UserError, nearest
 from ..data.manifest import Manifest, session_keys
 from ..data.shares import hashed_order
 from ..data.splits import CLOSED, OPENED, Splits, impostor_indices
 from .embeddings import Embeddings
 from .intervals import mean_bootstrap, subject_bootstrap
+from .metrics.curves import eer_of
 from .scores import cosine, genuine_impostor
 
 COLUMNS = ["pair_id_a", "pair_id_b", "same", "protocol", "part"]
@@ -71,8 +71,7 @@ def picture_table(division: Splits, manifest: Manifest | None = None) -> pd.Data
 def column(table: pd.DataFrame, name: str) -> pd.Series:
     """A column of the table of pictures; UserError, with the nearest names, where there is none or all of it is empty."""
     if name not in table:
-        near = difflib.get_close_matches(name, list(table.columns), n=2, cutoff=0.3) or list(table.columns)
-        raise UserError(f"no column {name!r} in the table of pictures; did you mean {' or '.join(near)}?")
+        raise UserError(f"no column {name!r} in the table of pictures; did you mean {nearest(name, table.columns)}?")
     if (table[name] == "").all():
         raise UserError(f"column {name!r} is empty for all {len(table)} pictures: fill it in manifest.csv")
     return table[name]
@@ -118,10 +117,8 @@ def conditions(table: pd.DataFrame, name: str, neutral: str, people: str = "test
     """
     values = column(table, name)
     if neutral not in set(values):
-        near = difflib.get_close_matches(neutral, sorted(set(values) - {""}), n=2, cutoff=0.3) or sorted(
-            set(values) - {""}
-        )
-        raise UserError(f"column {name!r} never holds {neutral!r}; did you mean {' or '.join(near)}?")
+        near = nearest(neutral, sorted(set(values) - {""}))
+        raise UserError(f"column {name!r} never holds {neutral!r}; did you mean {near}?")
     rows = _unseen(table, people)
     enrolled = rows[rows[name] == neutral]
     others = sorted(set(values) - {"", neutral})
@@ -209,7 +206,7 @@ def _row(one: TrialList, vectors: Embeddings, far: float, replicates: int) -> di
     if one.reason:
         return row
     trials = genuine_impostor(vectors, one.pairs)
-    statistics = {"eer": lambda roc: roc.eer()[0], "tar": lambda roc: roc.tar_at_far(far)}
+    statistics = {"eer": eer_of, "tar": lambda roc: roc.tar_at_far(far)}
     found = {name: subject_bootstrap(trials, rate, replicates) for name, rate in statistics.items()}
     hits, who = _first_hits(one, vectors)
     found["rank1"] = mean_bootstrap(hits, who, replicates)

@@ -1,6 +1,5 @@
 """What is drawn are the numbers of the curves; what cannot be measured stands in the legend."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from toy_trials import make_trials
@@ -11,33 +10,22 @@ from face3d_lib.evaluate.metrics.discard import discard_curve, random_order
 GENUINE, IMPOSTOR = np.array([1.0, 3.0, 40.0]), np.array([0.0, 2.0, -5.0])
 
 
-@pytest.fixture
-def ax():
-    figure, ax = plt.subplots()
-    yield ax
-    plt.close(figure)
-
-
-def legend(ax):
-    return [text.get_text() for text in ax.get_legend().get_texts()]
-
-
-def test_llrs_beyond_the_axis_are_drawn_at_its_end(ax):
+def test_llrs_beyond_the_axis_are_drawn_at_its_end(ax, legend):
     figures.plot_llr_histogram(ax, GENUINE, IMPOSTOR)
-    assert legend(ax) == ["genuine, 3 scores", "impostor, 3 scores"]
+    assert legend() == ["genuine, 3 scores", "impostor, 3 scores"]
     right = max(path.vertices[:, 0].max() for part in ax.collections for path in part.get_paths())
     assert right == pytest.approx(12)
 
 
-def test_reliability_draws_the_pooled_ratios_that_are_finite(ax):
+def test_reliability_draws_the_pooled_ratios_that_are_finite(ax, legend):
     figures.plot_reliability(ax, GENUINE, IMPOSTOR, "RGB")
     np.testing.assert_allclose(ax.lines[1].get_xydata(), [[1, 0], [2, 0]])
     figures.plot_reliability(ax, GENUINE, IMPOSTOR[:0], "depth", 1)
     assert len(ax.lines) == 3  # one diagonal
-    assert legend(ax) == ["RGB", "depth (not measurable)"]
+    assert legend() == ["RGB", "depth (not measurable)"]
 
 
-def test_the_height_of_a_discard_curve_is_its_fnmr(ax):
+def test_the_height_of_a_discard_curve_is_its_fnmr(ax, legend):
     trials = make_trials()
     quality = np.random.default_rng(0).integers(0, 6, len(trials.pair_ids))
     curve, chance = discard_curve(trials, quality), random_order(trials, [0, 0.1, 0.4], draws=5)
@@ -52,5 +40,5 @@ def test_the_height_of_a_discard_curve_is_its_fnmr(ax):
     assert ax.lines[2].get_ydata()[0] == curve.fnmr[0]
     assert ax.lines[2].get_ydata()[-1] == 0
     figures.plot_discard(ax, discard_curve(trials, quality, far=1e-9), "none", 1)
-    assert "none (not measurable)" in legend(ax)
+    assert "none (not measurable)" in legend()
     assert ax.get_ylim()[1] >= curve.fnmr[0]

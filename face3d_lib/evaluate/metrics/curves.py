@@ -330,6 +330,11 @@ def eer(genuine: np.ndarray, impostor: np.ndarray) -> tuple[float, float]:
     return roc(genuine, impostor).eer()
 
 
+def eer_of(curve: Roc) -> float:
+    """The equal error rate of a curve, as the statistic of a bootstrap."""
+    return curve.eer()[0]
+
+
 def best_weight(first: Trials, second: Trials, n_steps: int = 101) -> float:
     """The w in [0, 1] for which w * first + (1 - w) * second has the lowest EER; for development trials.
 

@@ -16,6 +16,7 @@ from ..figures import plot_cmc, plot_roc, plot_score_histogram
 from ..figures_identification import plot_dir
 from ..figures_rates import plot_det
 from ..intervals import Interval, holm, mean_bootstrap, paired_bootstrap
+from ..metrics.curves import eer_of
 from ..metrics.failures import frr_with_fta, wilson
 from ..metrics.identification import cmc, dir_at, dir_curve, identified
 from ..metrics.thresholds import OperatingPoint, rates_at, threshold_at_far_or_above
@@ -174,7 +175,7 @@ def comparison_section(rated: list[Rated]) -> Section:
         return Section("Comparison of the systems", text=["There is one system only, so nothing is compared."])
     first = shown[0]
     pairs = [(first.system.trials["test"], one.system.trials["test"]) for one in shown[1:]]  # type: ignore[union-attr]
-    found = [paired_bootstrap(*pair, lambda roc: roc.eer()[0], REPLICATES) for pair in pairs]
+    found = [paired_bootstrap(*pair, eer_of, REPLICATES) for pair in pairs]
     corrected = holm([np.nan if d.p_value is None else d.p_value for d in found])
     rows: list[list[Value]] = []
     for one, d, p in zip(shown[1:], found, corrected, strict=True):
