@@ -57,5 +57,5 @@ def test_what_does_not_belong_to_this_run_is_refused(tmp_path, division):
         read_systems([saved(tmp_path / "x.npz", people=[*"aaa", *"xbb", *"ccc"])], division)
     with pytest.raises(UserError, match="already a system rgb: rename"):
         read_systems([saved(tmp_path / "rgb.npz")], division, taken=["rgb"])
-    with pytest.raises(UserError, match="none.npz: not there: correct the path"):
+    with pytest.raises(UserError, match=r"none\.npz: not there: correct the path"):
         read_systems(["none.npz"], division)
