@@ -22,7 +22,7 @@ env: .venv/.ready ## create the environment in .venv from requirements.lock (6.5
 		{ echo "error: Python 3.11, 3.12 or 3.13 is needed, $(PYTHON) is another: install one, or make env PYTHON=/path/to/python3.12"; exit 2; }
 	@echo "creating .venv from requirements.lock: about 3 GB to fetch, a few minutes ..."
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar off --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --progress-bar off --no-deps --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@mkdir -p .venv/etc/jupyter && ln -sf ../../../jupyter_server_config.py .venv/etc/jupyter/ # for `jupyter lab` as well
 	@touch $@

@@ -20,8 +20,8 @@ app = typer.Typer(
 Folder = Annotated[Path, typer.Option(exists=True, file_okay=False, help="folder to read")]
 Unit = Annotated[str, typer.Option(help="mm, m or pixel, for a folder without dataset.json")]
 Mode = Annotated[
-    Literal["template", "facenet", "none"],
-    typer.Option(help="crop by five points, by box and margin (legacy), or not at all"),
+    Literal["template", "dlib", "facenet", "none"],
+    typer.Option(help="crop by five points, the same as dlib's chips, by box and margin (legacy), or not at all"),
 ]
 Scale = Annotated[
     float | None, typer.Option(help="number in a depth file times this factor = depth in the unit; default 1")
@@ -139,10 +139,10 @@ def align(
     input_dir: Folder,
     output_dir: Annotated[Path, typer.Option(help="folder to write: crops in the same layout, and alignment.csv")],
     mode: Annotated[
-        Literal["template", "facenet", "none"] | None,
+        Literal["template", "dlib", "facenet", "none"] | None,
         typer.Option(help="facenet when --margin is given, else template"),
     ] = None,
-    image_size: Annotated[int, typer.Option(help="side of the crop in pixels")] = 112,
+    image_size: Annotated[int, typer.Option(help="side of the crop in pixels; 0: 150 in mode dlib, else 112")] = 0,
     margin: Annotated[int | None, typer.Option(help="source pixels added to the box (mode facenet)")] = None,
     random_order: Annotated[
         bool, typer.Option(help="work in random order, so that the first results are a fair sample")

@@ -18,7 +18,7 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
         *["prospects", "pack"],
     ],
     "train": [
-        *["encodings", "draws", "augment", "batches", "weights", "backbones", "fusion", "embedder"],
+        *["encodings", "draws", "augment", "batches", "weights", "dlib_network", "backbones", "fusion", "embedder"],
         *["losses", "objective", "closed_set", "training_data", "model_files", "checkpoint", "fit"],
     ],
     "evaluate": [

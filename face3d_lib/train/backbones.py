@@ -10,6 +10,7 @@ from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
 from ..base.errors import UserError
+from .dlib_network import DlibNetwork, read_dlib
 from .weights import locate, read_state
 
 # A ResNet-10 of half width with a stem of three small convolutions: 1.2 million parameters, and 0.5 in the neck
@@ -49,12 +50,12 @@ class Facenet(nn.Sequential):
         return image
 
 
-Backbone = ResNet | Facenet
+Backbone = ResNet | Facenet | DlibNetwork
 
 
 def grid_of(backbone: Backbone) -> int:
-    """Places along a side to which a neck averages: 1 for facenet, which was trained with global pooling, else GRID."""
-    return 1 if isinstance(backbone, Facenet) else GRID
+    """Places along a side to which a neck averages: 1 for networks that were trained with global pooling, else GRID."""
+    return 1 if isinstance(backbone, Facenet | DlibNetwork) else GRID
 
 
 def make_backbone(name: str, channels: int, init: str | Path = "scratch", depth_stem: str | None = None) -> Backbone:
@@ -81,8 +82,8 @@ def _new_backbone(name: str, channels: int) -> Backbone:
     if name == "small":
         # timm annotates the block as an instance but expects the class
         return ResNet(BasicBlock, num_classes=0, in_chans=channels, **SMALL)  # type: ignore[arg-type]
-    if name == "facenet":
-        backbone = Facenet()
+    if name in ("facenet", "dlib"):
+        backbone: Facenet | DlibNetwork = Facenet() if name == "facenet" else DlibNetwork()
         if channels != 3:
             widen_stem(backbone, channels, "fresh", kept=0)
         return backbone
@@ -115,7 +116,8 @@ def load_backbone(backbone: nn.Module, path: Path) -> None:
     The weights of a classifier are ignored. The counters of batches (num_batches_tracked) may be missing, because old
     files lack them and nothing here reads them.
     """
-    state = {key: value for key, value in read_state(path).items() if not key.startswith(("fc.", "logits."))}
+    read = read_dlib(path) if path.suffix == ".dat" else read_state(path)
+    state = {key: value for key, value in read.items() if not key.startswith(("fc.", "logits."))}
     expected = backbone.state_dict()
     state = {key: value for key, value in expected.items() if key.endswith("num_batches_tracked")} | state
     wrong = [key for key in expected if key not in state or state[key].shape != expected[key].shape]

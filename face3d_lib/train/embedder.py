@@ -15,7 +15,9 @@ from torch import nn
 
 from ..base.errors import UserError
 from ..data.pack import Batch
+from . import dlib_network
 from .backbones import Backbone, Facenet, grid_of, make_backbone
+from .dlib_network import DlibNetwork
 from .encodings import ENCODINGS
 from .fusion import FUSIONS, Fusion, make_neck, zero_absent
 
@@ -24,6 +26,8 @@ IMAGENET = (
     (0.229, 0.224, 0.225),
 )  # mean and standard deviation of each colour, as networks of timm expect
 FACENET = (0.5, 0.5, 0.5), (128 / 255, 128 / 255, 128 / 255)  # facenet-pytorch computes (x - 127.5) / 128
+DLIB = tuple(mean / 255 for mean in dlib_network.MEAN), (dlib_network.RANGE / 255,) * 3
+COLOURS = {"facenet": FACENET, "dlib": DLIB}  # backbone -> its mean and deviation; IMAGENET for all others
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Architecture:
     """All settings that are needed to build the network. UserError: a value is unknown or does not fit the others."""
 
     modality: Literal["rgb", "depth", "rgbd"] = "rgb"
-    backbone: Literal["small", "resnet18", "resnet50", "facenet"] = "small"
+    backbone: Literal["small", "resnet18", "resnet50", "facenet", "dlib"] = "small"  # dlib: crops of mode dlib, 150 px
     encoding: str = "normals_depth"  # how depth enters the network: a name in encodings.ENCODINGS
     # only for modality rgbd. early: colour and depth are channels of one branch; the other designs are in fusion.py
     fusion: Literal["parallel", "joined", "early", "gated", "attention", "depth_attention"] = "parallel"
@@ -63,8 +67,8 @@ class Branch(nn.Module):
     def __init__(self, backbone: Backbone, embedding_size: int):
         super().__init__()
         self.backbone = backbone
-        own = backbone.take_neck() if isinstance(backbone, Facenet) else None
-        if own is not None and embedding_size == Facenet.own_size:
+        own = backbone.take_neck() if isinstance(backbone, Facenet | DlibNetwork) else None
+        if own is not None and embedding_size == backbone.own_size:
             self.neck = own
         else:
             self.neck = make_neck(backbone.num_features, embedding_size, grid_of(backbone))
@@ -84,8 +88,8 @@ class Embedder(nn.Module):
     alone. A network serves such pairs well if its branches are parallel, or if it was trained with modality dropout,
     which withholds one modality from some training pairs (drawn by torch's global generator).
 
-    init: the weights that every branch starts from. "scratch" draws them; "imagenet" (resnet18, resnet50) and
-    "vggface2" (facenet) are released weights, see weights.py; anything else is a local file (.safetensors, .pth) with
+    init: the weights that every branch starts from. "scratch" draws them; "imagenet" (resnet18, resnet50), "vggface2"
+    (facenet) and "dlib" (dlib) are released weights, see weights.py; anything else is a local file (.safetensors, .pth) with
     the state dict of the three-channel backbone. UserError: the weights do not fit the backbone.
     """
 
@@ -97,7 +101,7 @@ class Embedder(nn.Module):
     def __init__(self, architecture: Architecture, init: str | Path = "scratch"):
         super().__init__()
         self.architecture = a = architecture
-        mean, deviation = FACENET if a.backbone == "facenet" else IMAGENET
+        mean, deviation = COLOURS.get(a.backbone, IMAGENET)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1) * 255, persistent=False)
         self.register_buffer("deviation", torch.tensor(deviation).view(3, 1, 1) * 255, persistent=False)
         n = ENCODINGS[a.encoding].channels

