@@ -1,0 +1,32 @@
+"""Networks that recognise faces without any training by the user: they come with the environment or with this package.
+
+"dlib" sees colour; "depth_synthetic" sees depth and has learnt from synthetic heads alone. Neither has seen the user's
+people. Both take crops of alignment mode "dlib", so that one pack serves both.
+"""
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from ..base.errors import UserError
+from ..data.pack import Pack
+from ..data.warp import AlignSettings
+from .embedder import Architecture, Embedder
+from .model_files import load_model
+
+Name = Literal["dlib", "depth_synthetic"]
+ALIGNMENT = AlignSettings("dlib")  # of the crops that both networks take
+LABELS = {"dlib": "RGB, pretrained (dlib)", "depth_synthetic": "depth, pretrained (synthetic heads)"}
+SHIPPED = Path(__file__).parents[1] / "weights"  # the folders of the networks that come with this package
+
+
+def load_pretrained(name: Name, pack: Pack | None = None, device: str = "cpu") -> Embedder:
+    """The network in evaluation mode. UserError: there is no such network, its package is not installed or its file is
+    not the released one, or the crops of `pack` were made with another alignment.
+    """
+    if name not in get_args(Name):
+        raise UserError(f"pretrained network {name!r}: one of {', '.join(get_args(Name))} expected")
+    if name != "dlib":
+        return load_model(SHIPPED / name, pack, device=device)[0]
+    if pack is not None and pack.info["source"]["settings_hash"] != ALIGNMENT.hash():
+        raise UserError("the network dlib takes crops of alignment mode dlib: align with mode = dlib")
+    return Embedder(Architecture(backbone="dlib"), "dlib").to(device).eval()
