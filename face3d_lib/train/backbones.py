@@ -6,6 +6,7 @@ from typing import Any, cast
 import timm
 import torch
 from facenet_pytorch import InceptionResnetV1
+from timm.models.efficientnet import EfficientNet
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
 
@@ -50,7 +51,10 @@ class Facenet(nn.Sequential):
         return image
 
 
-Backbone = ResNet | Facenet | DlibNetwork
+# Names of networks in timm, where they are not our own. tf_ pads as TensorFlow does, for which the weights were learnt
+TIMM_NAMES = {"efficientnet_lite0": "tf_efficientnet_lite0"}
+CLASSIFIERS = ("fc.", "_fc.", "classifier.", "logits.")  # how the names of a classifier's weights begin
+Backbone = ResNet | EfficientNet | Facenet | DlibNetwork
 
 
 def grid_of(backbone: Backbone) -> int:
@@ -87,7 +91,8 @@ def _new_backbone(name: str, channels: int) -> Backbone:
         if channels != 3:
             widen_stem(backbone, channels, "fresh", kept=0)
         return backbone
-    return cast(ResNet, timm.create_model(name, pretrained=False, in_chans=channels, num_classes=0))
+    name = TIMM_NAMES.get(name, name)
+    return cast(ResNet | EfficientNet, timm.create_model(name, pretrained=False, in_chans=channels, num_classes=0))
 
 
 def widen_stem(backbone: nn.Module, channels: int, start: str = "mean", kept: int = 3) -> None:
@@ -114,11 +119,13 @@ def load_backbone(backbone: nn.Module, path: Path) -> None:
     """Fill a three-channel backbone from the state dict in `path`. UserError: names or shapes do not fit.
 
     The weights of a classifier are ignored. The counters of batches (num_batches_tracked) may be missing, because old
-    files lack them and nothing here reads them.
+    files lack them and nothing here reads them. The names of the first port of EfficientNet to PyTorch are understood.
     """
     read = read_dlib(path) if path.suffix == ".dat" else read_state(path)
-    state = {key: value for key, value in read.items() if not key.startswith(("fc.", "logits."))}
+    state = {key: value for key, value in read.items() if not key.startswith(CLASSIFIERS)}
     expected = backbone.state_dict()
+    if "_conv_stem.weight" in state:
+        state = _timm_names(state, list(expected))
     state = {key: value for key, value in expected.items() if key.endswith("num_batches_tracked")} | state
     wrong = [key for key in expected if key not in state or state[key].shape != expected[key].shape]
     if wrong := wrong + [key for key in state if key not in expected]:
@@ -127,3 +134,14 @@ def load_backbone(backbone: nn.Module, path: Path) -> None:
             f"{path}: does not fit this backbone: {', '.join(wrong[:5])}{more}: choose the backbone it is of"
         )
     backbone.load_state_dict(state)
+
+
+def _timm_names(state: dict[str, torch.Tensor], names: list[str]) -> dict[str, torch.Tensor]:
+    """`state`, from the first port of EfficientNet to PyTorch, with timm's `names`; unchanged where they do not fit.
+
+    Both list the same layers in the same order: timm says blocks.1.0.conv_dw where the port says
+    _blocks.1._depthwise_conv. What follows the last point, such as running_var, is equal in both.
+    """
+    if [name.rsplit(".", 1)[-1] for name in names] != [key.rsplit(".", 1)[-1] for key in state]:
+        return state
+    return dict(zip(names, state.values(), strict=True))

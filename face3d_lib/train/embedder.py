@@ -27,7 +27,8 @@ IMAGENET = (
 )  # mean and standard deviation of each colour, as networks of timm expect
 FACENET = (0.5, 0.5, 0.5), (128 / 255, 128 / 255, 128 / 255)  # facenet-pytorch computes (x - 127.5) / 128
 DLIB = tuple(mean / 255 for mean in dlib_network.MEAN), (dlib_network.RANGE / 255,) * 3
-COLOURS = {"facenet": FACENET, "dlib": DLIB}  # backbone -> its mean and deviation; IMAGENET for all others
+HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # as TensorFlow's networks expect
+COLOURS = {"facenet": FACENET, "dlib": DLIB, "efficientnet_lite0": HALF}  # mean and deviation; IMAGENET for all others
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Architecture:
     """All settings that are needed to build the network. UserError: a value is unknown or does not fit the others."""
 
     modality: Literal["rgb", "depth", "rgbd"] = "rgb"
-    backbone: Literal["small", "resnet18", "resnet50", "facenet", "dlib"] = "small"  # dlib: crops of mode dlib, 150 px
+    # dlib: crops of mode dlib, 150 px
+    backbone: Literal["small", "resnet18", "resnet50", "facenet", "efficientnet_lite0", "dlib"] = "small"
     encoding: str = "normals_depth"  # how depth enters the network: a name in encodings.ENCODINGS
     # only for modality rgbd. early: colour and depth are channels of one branch; the other designs are in fusion.py
     fusion: Literal["parallel", "joined", "early", "gated", "attention", "depth_attention"] = "parallel"
@@ -88,9 +90,10 @@ class Embedder(nn.Module):
     alone. A network serves such pairs well if its branches are parallel, or if it was trained with modality dropout,
     which withholds one modality from some training pairs (drawn by torch's global generator).
 
-    init: the weights that every branch starts from. "scratch" draws them; "imagenet" (resnet18, resnet50), "vggface2"
-    (facenet) and "dlib" (dlib) are released weights, see weights.py; anything else is a local file (.safetensors, .pth) with
-    the state dict of the three-channel backbone. UserError: the weights do not fit the backbone.
+    init: the weights that every branch starts from. "scratch" draws them; "imagenet" (resnet18, resnet50,
+    efficientnet_lite0), "vggface2" (facenet) and "dlib" (dlib) are released weights, see weights.py; anything else is a
+    local file (.safetensors, .pth) with the state dict of the three-channel backbone. UserError: the weights do not fit
+    the backbone.
     """
 
     mean: torch.Tensor

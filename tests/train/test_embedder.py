@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+import skimage.data
+import timm
 import torch
 import torch.nn.functional as F
 import torchvision
 from facenet_pytorch import InceptionResnetV1
 from PIL import Image
 from safetensors.torch import save_file
+from timm.data import ImageNetInfo
 from torch import nn
 
 from face3d_lib.base.errors import UserError
@@ -17,6 +20,7 @@ from face3d_lib.train.embedder import Architecture, Embedder, count
 from face3d_lib.train.encodings import ENCODINGS
 from face3d_lib.train.fusion import Attention, AttentionFusion, GatedSum
 from face3d_lib.train.losses import SoftmaxLoss
+from face3d_lib.train.weights import locate, read_state
 
 KINDS = [
     Architecture("rgb"),
@@ -92,7 +96,7 @@ def first_filters(backbone):
     return next(m for m in backbone.modules() if isinstance(m, nn.Conv2d)).weight
 
 
-@pytest.mark.parametrize("name", ["small", "resnet18", "facenet"])
+@pytest.mark.parametrize("name", ["small", "resnet18", "facenet", "efficientnet_lite0"])
 def test_with_zero_filters_early_fusion_starts_as_the_colour_network(name):
     torch.manual_seed(0)
     colour = Embedder(Architecture("rgb", name, embedding_size=16)).eval()
@@ -104,7 +108,7 @@ def test_with_zero_filters_early_fusion_starts_as_the_colour_network(name):
         assert not torch.allclose(early(faces()), colour(faces()), atol=1e-3)
 
 
-@pytest.mark.parametrize("name", ["small", "resnet18", "facenet"])
+@pytest.mark.parametrize("name", ["small", "resnet18", "facenet", "efficientnet_lite0"])
 def test_a_widened_stem_starts_as_it_says(name):
     torch.manual_seed(0)
     old = first_filters(make_backbone(name, 3)).clone()
@@ -179,7 +183,68 @@ def test_facenet_says_what_is_too_small():
         embedder(faces(1, size=74))
 
 
-@pytest.mark.parametrize("backbone", ["small", "resnet18", "resnet50", "facenet"])
+def port_to_timm(key):
+    """The name in timm of a weight of the first port of EfficientNet, layer by layer; None for its classifier."""
+    depths = [1, 2, 2, 3, 3, 4, 1]  # blocks in each stage: Tan and Le 2019, table 1
+    places = [(stage, block) for stage, depth in enumerate(depths) for block in range(depth)]
+    first = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+    later = {"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"}
+    later |= {"_project_conv": "conv_pwl", "_bn2": "bn3"}
+    if not key.startswith("_blocks."):
+        layer, value = key.split(".")
+        outside = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2"}
+        return f"{outside[layer]}.{value}" if layer in outside else None
+    _, number, layer, value = key.split(".")
+    stage, block = places[int(number)]
+    return f"blocks.{stage}.{block}.{(later if stage else first)[layer]}.{value}"
+
+
+def test_efficientnet_from_imagenet_names_what_it_sees():
+    file = read_state(locate("imagenet", "efficientnet_lite0"))
+    embedder = Embedder(Architecture("rgb", "efficientnet_lite0", embedding_size=8), init="imagenet").eval()
+    backbone = embedder.branch[0].backbone
+    expected = {port_to_timm(key): value for key, value in file.items() if port_to_timm(key)}
+    loaded = backbone.state_dict()
+    assert expected.keys() == loaded.keys()
+    assert all(torch.equal(loaded[key], value) for key, value in expected.items())
+    for photograph, name in [(skimage.data.coffee(), "espresso"), (skimage.data.chelsea(), "Egyptian cat")]:
+        side = min(photograph.shape[:2])
+        left = (photograph.shape[1] - side) // 2
+        picture = Image.fromarray(photograph).crop((left, 0, left + side, side)).resize((224, 224), Image.BICUBIC)
+        rgb = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            (image,) = embedder.inputs(Batch(rgb, torch.zeros(1, 1, 224, 224), torch.ones(1)))
+            pooled = backbone.forward_features(image).mean((2, 3))
+            share = (pooled @ file["_fc.weight"].T + file["_fc.bias"]).softmax(1)[0]
+        assert ImageNetInfo().index_to_description(int(share.argmax())).startswith(name)
+        assert share.max() > (0.9 if name == "espresso" else 0.35)  # .94, and among several cats .39
+
+
+def test_efficientnet_gets_colours_as_timm_prepares_them():
+    model = timm.create_model("tf_efficientnet_lite0", num_classes=0)
+    config = timm.data.resolve_model_data_config(model)
+    assert config["input_size"] == (3, 224, 224)
+    assert config["mean"] == config["std"] == (0.5, 0.5, 0.5)
+    rgb = faces(1, 256).rgb
+    theirs = timm.data.create_transform(**config | {"crop_pct": 1.0})  # a square of 224 px needs no crop
+    embedder = Embedder(Architecture("rgb", "efficientnet_lite0", embedding_size=8))
+    square = rgb[:, :, :224, :224].contiguous()
+    picture = Image.fromarray(square[0].permute(1, 2, 0).numpy())
+    (ours,) = embedder.inputs(Batch(square, torch.zeros(1, 1, 224, 224), torch.ones(1)))
+    assert torch.allclose(ours[0], theirs(picture), atol=1e-6)
+
+
+def test_weights_of_another_network_are_refused_by_efficientnet(tmp_path):
+    state = read_state(locate("imagenet", "efficientnet_lite0"))
+    del state["_blocks.3._bn1.running_var"]
+    torch.save(state, tmp_path / "less.pth")
+    with pytest.raises(UserError, match=r"less\.pth: does not fit this backbone: .*choose the backbone"):
+        load_backbone(make_backbone("efficientnet_lite0", 3), tmp_path / "less.pth")
+    with pytest.raises(UserError, match="does not fit"):
+        load_backbone(make_backbone("resnet18", 3), locate("imagenet", "efficientnet_lite0"))
+
+
+@pytest.mark.parametrize("backbone", ["small", "resnet18", "resnet50", "facenet", "efficientnet_lite0"])
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_every_fusion_of_every_backbone_learns_from_both_modalities(fusion, backbone):
     torch.manual_seed(0)
