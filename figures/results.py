@@ -218,10 +218,15 @@ def bench_table(name: str) -> str:
         return markdown(head, [[cell.replace("|", "/") for cell in row] for row in rows], path)
     (unit,) = (key for key in found if key.endswith("_per_second"))
     rows = [
-        [what, f"{value:,.1f}", f"{min(found['all'][what]):,.1f} to {max(found['all'][what]):,.1f}"]
+        [what, speed_text(value), f"{speed_text(min(found['all'][what]))} to {speed_text(max(found['all'][what]))}"]
         for what, value in found[unit].items()
     ]
     return markdown(["what", f"{unit.replace('_', ' ')}, median", "range of the rounds"], rows, path)
+
+
+def speed_text(value: float) -> str:
+    """A number per second with one digit after the point, or with two below 10."""
+    return f"{value:,.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def coverage_table(kind: str) -> str:
@@ -342,7 +347,7 @@ def tables() -> dict[str, str]:
         made[f"{file.stem}.command"] = recorded["command"]
     made["gpu_section"] = gpu_section()
     made |= {f"coverage_{kind}": coverage_table(kind) for kind in ("rates", "differences")}
-    return made | {f"{name}_bench": bench_table(name) for name in ("faces", "data", "step", "rates")}
+    return made | {f"{name}_bench": bench_table(name) for name in ("faces", "data", "step", "network", "rates")}
 
 
 def filled(text: str) -> str:

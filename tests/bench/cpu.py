@@ -1,6 +1,6 @@
 """Speed on a CPU, job by job beside the plain way to do the same: `make bench`.
 
-    python tests/bench/cpu.py [faces] [data] [step] [rates]        all four parts, or those that are named
+    python tests/bench/cpu.py [faces] [data] [step] [network] [rates]        all parts, or those that are named
 
 Prints tables and writes figures/bench/<part>.json and .png. This is no test, because machines differ and are noisy.
 The jobs of a part take turns in one run, so that the ratios between them hold whatever else the machine does.
@@ -34,7 +34,7 @@ from face3d_lib.base.paths import FIGURES
 from face3d_lib.data.alignment import align_folder
 from face3d_lib.data.decoding import read_rgb
 from face3d_lib.data.faces import find_faces, load_detector
-from face3d_lib.data.pack import Pack, make_pack
+from face3d_lib.data.pack import Batch, Pack, make_pack
 from face3d_lib.data.warp import AlignSettings
 from face3d_lib.evaluate import figures, pictures
 from face3d_lib.evaluate.metrics import curves
@@ -44,6 +44,8 @@ from face3d_lib.train.augment import Augmentation
 from face3d_lib.train.batches import train_batches
 from face3d_lib.train.embedder import Architecture, Embedder
 from face3d_lib.train.losses import SoftmaxLoss
+from face3d_lib.train.pretrained import load_pretrained
+from face3d_lib.train.weights import locate
 
 ROUNDS = 3
 
@@ -308,7 +310,37 @@ def rates(folder: Path) -> None:
     pictures.save_figure(fig, FIGURES / "bench", "rates_over_scores", {"seconds": seconds, "machine": machine()})
 
 
-PARTS = {"faces": faces, "data": data, "step": step, "rates": rates}
+# ---- network: the face network that needs no training
+
+
+def network(folder: Path) -> None:
+    """dlib's face network in PyTorch, without mirror images, beside dlib itself, chip by chip and with its own batches."""
+    import dlib  # the development environment has it on Linux alone
+
+    chips = np.random.default_rng(0).integers(0, 256, (64, 150, 150, 3), dtype=np.uint8)
+    ours = load_pretrained("dlib")
+    theirs = dlib.face_recognition_model_v1(str(locate("dlib", "dlib")))
+    rgb = torch.from_numpy(chips).permute(0, 3, 1, 2)
+    batch = Batch(rgb, torch.zeros(len(chips), 1, 150, 150), torch.ones(len(chips)))
+
+    def in_pytorch():
+        with torch.inference_mode():
+            return len(ours(batch))
+
+    def one_at_a_time():
+        return sum(len(theirs.compute_face_descriptor(chip)) == 128 for chip in chips)
+
+    jobs = {
+        "PyTorch, 64 chips": in_pytorch,
+        "dlib, one chip": one_at_a_time,
+        "dlib, 64 chips": lambda: len(theirs.compute_face_descriptor(list(chips))),
+    }
+    rates = measure(jobs)
+    ours_rate, one, many = (statistics.median(values) for values in rates.values())
+    tell("network", rates, {"against dlib, times": ours_rate / max(one, many)}, "chips")
+
+
+PARTS = {"faces": faces, "data": data, "step": step, "network": network, "rates": rates}
 
 
 def main():
