@@ -82,7 +82,7 @@ def outcome(network: Trained, division: Splits) -> Outcome:
             raise UserError(f"{network.model} has no {name} ({reason}): compare models of the notebooks 30 to 34")
     named = read_table(network.folder / "predictions.csv", ["pair_id", "cls_name", "predicted"])
     right = _right(named["pair_id"], named["cls_name"], named["predicted"])
-    return Outcome(trials_of(_unseen_of(network), division), right)
+    return Outcome(trials_of(Embeddings.load(network.folder / "unseen.npz"), division), right)
 
 
 def late_fusion(first: Trained, second: Trained, packed: Pack, division: Splits) -> tuple[Outcome, dict]:
@@ -92,23 +92,39 @@ def late_fusion(first: Trained, second: Trained, packed: Pack, division: Splits)
     person's training pictures. Metrics: accuracy, eer, tar (at FAR), rank1, weight (of the first network), and
     accuracies: those of either network alone by the same rule.
     """
-    both = [_unseen_of(network) for network in (first, second)]
+    both = [_unseen_of(network, packed, division) for network in (first, second)]
     dev = [trials_of(vectors, division, "dev") for vectors in both]
     weight = best_weight(dev[0], dev[1], n_steps=21)
     vectors = joined(both[0], both[1], weight)
-    trials, people = trials_of(vectors, division), open_set(vectors, division)
-    found = ranks(people.known, people.probes.subject_ids, people.enrolled.subject_ids)
     alone = [_closed_set(network, packed, division) for network in (first, second)]
     train, test = (joined(one, other, weight) for one, other in zip(*alone, strict=True))
+    accuracies = [float(_named_by_templates(*one).mean()) for one in alone]
+    found, rates = _by_templates(vectors, train, test, division)
+    return found, rates | {"weight": weight, "accuracies": accuracies}
+
+
+def without_training(network: Trained, packed: Pack, division: Splits) -> tuple[Outcome, dict]:
+    """(outcome, metrics) of a pretrained network, which has no classifier: pictures are named as in `late_fusion`.
+
+    Metrics: accuracy, eer, tar (at FAR), rank1.
+    """
+    return _by_templates(_unseen_of(network, packed, division), *_closed_set(network, packed, division), division)
+
+
+def _by_templates(vectors: Embeddings, train: Embeddings, test: Embeddings, division: Splits) -> tuple[Outcome, dict]:
+    """The outcome and the rates of a system from the vectors of unseen people and of the closed set."""
+    trials, people = trials_of(vectors, division), open_set(vectors, division)
+    found = ranks(people.known, people.probes.subject_ids, people.enrolled.subject_ids)
     right = _named_by_templates(train, test)
     rates = {"accuracy": right.mean(), "eer": eer(trials.genuine, trials.impostor)[0]}
     rates |= {"tar": tar_at_far(trials.genuine, trials.impostor, FAR).tar}
     rates |= {"rank1": (found == 1).mean() if len(found) else np.nan}
-    rates = {name: float(rate) for name, rate in rates.items()} | {"weight": weight}
-    return Outcome(trials, right), rates | {"accuracies": [float(_named_by_templates(*one).mean()) for one in alone]}
+    return Outcome(trials, right), {name: float(rate) for name, rate in rates.items()}
 
 
-def _unseen_of(network: Trained) -> Embeddings:
+def _unseen_of(network: Trained, packed: Pack, division: Splits) -> Embeddings:
+    if network.is_pretrained:
+        return embed(network.load(packed), packed, packed.rows(unseen_people(division)["pair_id"]))
     return Embeddings.load(network.folder / "unseen.npz")
 
 

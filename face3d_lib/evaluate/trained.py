@@ -3,12 +3,15 @@
 A model's name is its place below a run: "rgb/30_train_softmax", "arcface/31_train_arcface", or with a last part where
 a notebook trains several, "45_transfer_depth/depth_0". A part is enough if it is unambiguous: "rgb" if the run
 "rgb" holds one model only. Models are looked for in the run itself, then in the runs around it.
+
+"pretrained/dlib" and "pretrained/depth_synthetic" are networks that no run trains (`train.pretrained`). They stand beside
+trained ones wherever the run's crops are of alignment mode dlib.
 """
 
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 LEGENDS = {"rgb": "RGB", "depth": "depth", "rgbd": "RGB-D"}  # name of a run -> its label in legends
 STAGE = re.compile(r"\d\d_\w+")  # the name of a notebook
+PRETRAINED = "pretrained"  # before the name of a network that no run trains
 
 
 @dataclass(frozen=True)
@@ -32,25 +36,40 @@ class Trained:
     """One trained model with its card and the record of the notebook that made it."""
 
     model: str  # its whole name, such as "rgb/30_train_softmax"
-    folder: Path  # holds model/ (weights and card)
-    record: dict  # run.json of the training notebook
+    folder: Path  # holds model/ (weights and card); of a pretrained network its name alone
+    record: dict  # run.json of the training notebook; {} of a pretrained network
     name: str  # short, for tables and files; no two models that were found together share one
 
     @cached_property
     def card(self) -> "ModelCard":
         """The model's card; UserError if it is missing or not valid."""
+        if self.is_pretrained:
+            from ..train.pretrained import card_of
+
+            return card_of(self.folder.name)  # type: ignore[arg-type]
         from ..train.model_files import read_card
 
         return read_card(self.folder / "model")
 
     @property
+    def is_pretrained(self) -> bool:
+        """Whether the network comes with the environment or this package, so that it has seen no people of the run."""
+        return self.model.startswith(f"{PRETRAINED}/")
+
+    @property
     def label(self) -> str:
         """The name as legends and titles show it."""
+        if self.is_pretrained:
+            from ..train.pretrained import LABELS
+
+            return LABELS[self.folder.name]
         return LEGENDS.get(self.name, self.name)
 
     @property
     def parameters(self) -> dict:
-        """The parameters of the training notebook."""
+        """The parameters of the training notebook; of a pretrained network those that its architecture has."""
+        if self.is_pretrained:
+            return asdict(self.card.architecture) | {"seed": 0, PRETRAINED: self.folder.name}
         return self.record["parameters"]
 
     @property
@@ -60,6 +79,10 @@ class Trained:
 
     def load(self, pack: "Pack | None" = None, device: str = "cpu") -> "Embedder":
         """The network in evaluation mode; UserError where it does not fit the pack (see `load_model`)."""
+        if self.is_pretrained:
+            from ..train.pretrained import load_pretrained
+
+            return load_pretrained(self.folder.name, pack, device)  # type: ignore[arg-type]
         from ..train.model_files import load_model
 
         return load_model(self.folder / "model", pack, device=device)[0]
@@ -89,10 +112,12 @@ def need_models(this: "Run", names: list[str]) -> list[Trained]:
     names = names or sweep_models(this.run)
     for name in names:
         stage = stage_of(name)
+        if name.startswith(f"{PRETRAINED}/"):
+            continue
         if not _candidates(this.run, name) and STAGE.fullmatch(stage.rpartition("/")[2]):  # a run alone makes no stage
             this.need(stage)
     found = find_models(this.run, names)
-    for stage in dict.fromkeys(one.stage for one in found):
+    for stage in dict.fromkeys(one.stage for one in found if not one.is_pretrained):
         this.need(stage)
     return found
 
@@ -144,6 +169,11 @@ def results(verification: dict, identification: dict) -> list[list[str]]:
 
 
 def _find(run: str, name: str) -> Trained:
+    if name.startswith(f"{PRETRAINED}/"):
+        from ..train.pretrained import require_name
+
+        require_name(name.removeprefix(f"{PRETRAINED}/"))
+        return Trained(name, Path(name), {}, name)
     found = _candidates(run, name)
     if not found:
         raise UserError(f"run {run} has no model {name}: train it, or name another one")
@@ -170,6 +200,8 @@ def _candidates(run: str, name: str) -> list[tuple[str, Path]]:
 
 def _short(model: str) -> str:
     """The model's nested run, and its part of the notebook where that trains several; else the whole name."""
+    if model.startswith(f"{PRETRAINED}/"):
+        return model.removeprefix(f"{PRETRAINED}/")
     stage = stage_of(model)
     nested, part = stage.rpartition("/")[0], model[len(stage) + 1 :]
     return "/".join(word for word in (nested, part) if word) if nested else model

@@ -21,6 +21,8 @@ LABELS = {  # key in the files of a run -> label for readers
     "rgbd early": "RGB-D, stacked channels, depth filters start as the mean of RGB's",
     "rgbd early zero": "RGB-D, stacked channels, depth filters start at 0",
     "rgbd early fresh": "RGB-D, stacked channels, depth filters start at random",
+    "pretrained dlib": "RGB, pretrained (dlib)",
+    "pretrained depth_synthetic": "depth, pretrained (synthetic heads)",
     "late fusion": "RGB and depth networks, scores fused",
     "rgb + depth": "RGB and depth networks, scores fused",
     "softmax": "softmax",
@@ -51,8 +53,10 @@ def design_of(parameters: dict) -> str:
     """The key of a network's design, from the parameters of its training notebook.
 
     The modality comes first, then the encoding (of depth alone) or the fusion (of RGB-D), then the first depth filters
-    and modality dropout, if they differ from the defaults.
+    and modality dropout, if they differ from the defaults. A pretrained network is a design of its own.
     """
+    if "pretrained" in parameters:
+        return f"pretrained {parameters['pretrained']}"
     kind = {"rgb": [], "depth": [parameters["encoding"]], "rgbd": [parameters["fusion"]]}[parameters["modality"]]
     stem = parameters.get("depth_stem", "mean")
     extra = [stem] if stem != "mean" else []

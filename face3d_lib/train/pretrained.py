@@ -11,7 +11,8 @@ from ..base.errors import UserError
 from ..data.pack import Pack
 from ..data.warp import AlignSettings
 from .embedder import Architecture, Embedder
-from .model_files import load_model
+from .model_files import ModelCard, load_model, read_card
+from .weights import SOURCES
 
 Name = Literal["dlib", "depth_synthetic"]
 ALIGNMENT = AlignSettings("dlib")  # of the crops that both networks take
@@ -23,10 +24,35 @@ def load_pretrained(name: Name, pack: Pack | None = None, device: str = "cpu") -
     """The network in evaluation mode. UserError: there is no such network, its package is not installed or its file is
     not the released one, or the crops of `pack` were made with another alignment.
     """
+    require_name(name)
+    if pack is not None and pack.info["source"]["settings_hash"] != ALIGNMENT.hash():
+        raise UserError(f"the network {name} takes crops of alignment mode dlib: align with mode = dlib")
+    if name == "dlib":
+        return Embedder(Architecture(backbone="dlib"), "dlib").to(device).eval()
+    return load_model(SHIPPED / name, pack, device=device)[0]
+
+
+def card_of(name: Name) -> ModelCard:
+    """The card of the network, whose list of people is empty. UserError: there is no such network, or no card of it."""
+    require_name(name)
+    if name != "dlib":
+        return read_card(SHIPPED / name)
+    return ModelCard(
+        format="face3d model 1",
+        architecture=Architecture(backbone="dlib"),
+        weights_sha256=SOURCES["dlib", "dlib"].sha256,
+        classes=[],
+        alignment=ALIGNMENT,
+        settings_hash=ALIGNMENT.hash(),
+        depth_unit="mm",
+        pack_sha256={},
+        git=None,
+        parameters={},
+        metrics={},
+    )
+
+
+def require_name(name: str) -> None:
+    """UserError unless there is a network of this name."""
     if name not in get_args(Name):
         raise UserError(f"pretrained network {name!r}: one of {', '.join(get_args(Name))} expected")
-    if name != "dlib":
-        return load_model(SHIPPED / name, pack, device=device)[0]
-    if pack is not None and pack.info["source"]["settings_hash"] != ALIGNMENT.hash():
-        raise UserError("the network dlib takes crops of alignment mode dlib: align with mode = dlib")
-    return Embedder(Architecture(backbone="dlib"), "dlib").to(device).eval()

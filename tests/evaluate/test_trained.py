@@ -10,6 +10,7 @@ from face3d_lib.base.errors import UserError
 from face3d_lib.data.warp import AlignSettings
 from face3d_lib.evaluate import trained
 from face3d_lib.evaluate.trained import find_models, fusion_of, need_models, results, stage_of, sweep_models
+from face3d_lib.evaluate.words import design_of
 from face3d_lib.train.embedder import Architecture, Embedder
 from face3d_lib.train.model_files import make_card, save_model
 
@@ -83,6 +84,36 @@ def test_a_name_that_does_not_lead_to_one_model_is_one_line(runs, names, message
     with pytest.raises(UserError, match=message) as caught:
         find_models("demo", names)
     assert "\n" not in str(caught.value)
+
+
+def test_a_pretrained_network_stands_beside_trained_ones(runs):
+    """No run holds it, nothing is made for it, and crops of another alignment are refused in one line."""
+    asked = []
+    this = SimpleNamespace(run="demo", need=asked.append)
+    found = need_models(this, ["pretrained/dlib", "rgb"])
+    assert [(one.name, one.label, one.is_pretrained) for one in found] == [
+        ("dlib", "RGB, pretrained (dlib)", True),
+        ("rgb", "RGB", False),
+    ]
+    assert asked == ["rgb/30_train_softmax"]
+    dlib = found[0]
+    assert dlib.card.alignment == AlignSettings("dlib")
+    assert dlib.card.classes == []
+    assert design_of(dlib.parameters) == "pretrained dlib"
+    fitting = {"settings_hash": AlignSettings("dlib").hash(), "depth_unit": "pixel"}
+    assert dlib.load(SimpleNamespace(info={"source": fitting})).architecture.backbone == "dlib"
+    for name, message in (("dlib", "align with mode = dlib"), ("depth_synthetic", "align with mode = dlib")):
+        (one,) = find_models("demo", [f"pretrained/{name}"])
+        with pytest.raises(UserError, match=message) as caught:
+            one.load(PACK)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="one of dlib, depth_synthetic expected"):
+        find_models("demo", ["pretrained/arcface"])
+    add(runs, "demo/dlib/30_train_softmax")  # a run of the same name: both keep their whole names
+    assert [one.name for one in find_models("demo", ["pretrained/dlib", "dlib"])] == [
+        "pretrained/dlib",
+        "dlib/30_train_softmax",
+    ]
 
 
 def test_a_training_that_did_not_end_is_not_used(runs):
