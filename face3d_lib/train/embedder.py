@@ -7,7 +7,7 @@ prepared in the same way.
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import torch
 import torch.nn.functional as F
@@ -118,6 +118,15 @@ class Embedder(nn.Module):
         if len(channels) > 1:
             backbone = branches[0].backbone
             self.fusion = FUSIONS[a.fusion](backbone.num_features, a.embedding_size, grid_of(backbone))
+
+    def train(self, mode: bool = True) -> Self:
+        """As in PyTorch, but layers all of whose weights are frozen (see tuning.py) stay in evaluation mode."""
+        super().train(mode)
+        for module in self.modules():
+            weights = [] if module is self else list(module.parameters())
+            if weights and not any(weight.requires_grad for weight in weights):
+                module.train(False)
+        return self
 
     def inputs(self, batch: Batch, present: torch.Tensor | None = None) -> list[torch.Tensor]:
         """One image (B, channels, H, W) float32 for each branch.

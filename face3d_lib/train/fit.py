@@ -205,6 +205,9 @@ def identify(
     identity |= {key: value for key, value in asdict(objective.embedder.architecture).items()}
     identity |= {f"augmentation.{key}": value for key, value in (asdict(augmentation) if augmentation else {}).items()}
     identity |= {"loss": describe(objective.loss), "code": code_digest(Path(__file__))[:16]}
+    frozen = [name for name, weight in objective.named_parameters() if not weight.requires_grad]
+    names = hashlib.sha256("\n".join(frozen).encode()).hexdigest()[:8]
+    identity["frozen"] = f"{len(frozen)} tensors ({names})" if frozen else "nothing"
     identity |= {f"pack {name}": value[:16] for name, value in pack.info["sha256"].items()}
     parts = {
         "train_rows": train[0],
@@ -429,9 +432,12 @@ def learning_rate(step: int, steps: int, steps_per_epoch: int, settings: FitSett
     return settings.lr * 0.5 * (1 + math.cos(math.pi * (step + 1 - rise) / (steps + 1 - rise)))
 
 
-def make_optimizer(objective: Objective, settings: FitSettings) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019) or SGD with momentum 0.9; biases and normalisation layers are not decayed."""
-    parameters = [p for p in objective.parameters() if p.requires_grad]
+def make_optimizer(module: nn.Module, settings: FitSettings) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov and Hutter 2019) or SGD with momentum 0.9; biases and normalisation layers are not decayed.
+
+    Frozen weights, which need no gradient, are left out.
+    """
+    parameters = [p for p in module.parameters() if p.requires_grad]
     decayed, free = [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
     groups = [
         {"params": decayed, "weight_decay": settings.weight_decay},
