@@ -11,11 +11,14 @@ from face3d_lib.runs.plan import PLAN, TRAINED
 ROOMS = {  # a package imports only packages above it, a file only files above it in its package
     "base": ["errors", "environment", "paths", "atomic", "tables", "processes"],
     "runs": ["folders", "plan", "parameters", "code", "record", "notebook", "runner", "workers", "sweep", "lab"],
-    "synthetic": ["fields", "people", "sittings", "camera", "scenes", "dataset"],
+    "synthetic": [
+        *["fields", "people", "sittings", "camera", "scenes", "dataset"],
+        *["targets", "surface", "parametric", "parametric_camera"],
+    ],
     "data": [
         *["convention", "pairs", "decoding", "faces", "warp", "depth_check", "alignment_table", "crops", "journal"],
         *["alignment", "depth_measures", "quality", "integrity", "manifest", "copies", "shares", "splits"],
-        *["prospects", "pack"],
+        *["prospects", "pack", "drawn"],
     ],
     "train": [
         *["encodings", "draws", "augment", "batches", "weights", "dlib_network", "backbones", "fusion", "embedder"],

@@ -76,7 +76,12 @@ def depth_per_source_px(pair: RGBDPair, face: Detection | None) -> float:
         return 1.0
     if face is None:
         return UNALIGNED_WIDTH_MM / min(pair.rgb.shape[:2])
-    return MM_PER_TEMPLATE_PX * float(np.sqrt(np.linalg.det(template_transform(face.points)[:, :2])))
+    return mm_per_source_px(face.points)
+
+
+def mm_per_source_px(points: np.ndarray) -> float:
+    """Millimetres across the face that one pixel of the picture measures, by the size of its five points (5, 2)."""
+    return MM_PER_TEMPLATE_PX * float(np.sqrt(np.linalg.det(template_transform(points)[:, :2])))
 
 
 def _why_no_face(rgb: np.ndarray, settings: AlignSettings) -> str:

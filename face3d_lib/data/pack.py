@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # pandas takes half a second to import, and `face3d identify`
 CODES = 65534  # steps between the nearest and the farthest code
 MAX_STEP = 0.1  # units
 COLUMNS = ["pair_id", "subject_id", "near", "step", "depth_per_px", "saturated"]
+Crop = tuple[str, str, np.ndarray, np.ndarray, float]  # pair_id, subject_id, rgb, depth, depth_per_px
 Stored = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # colour (B, H, W, 3), codes (B, H, W), scales (B, 3)
 
 
@@ -182,26 +183,41 @@ def make_pack(aligned_dir: Path, out_dir: Path, progress: bool = True) -> Pack:
             return pack
     except UserError:
         pass
+    first = read_aligned(aligned_dir, table["pair_id"].iloc[0])[1].shape
+
+    def crops() -> Iterator[Crop]:
+        for row in tqdm(table.itertuples(), "pack", len(table), disable=not progress, unit="pair"):
+            hashes = (row.aligned_rgb_sha256, row.aligned_depth_sha256)
+            rgb, depth = read_aligned(aligned_dir, row.pair_id, hashes)
+            if depth.shape != first:
+                where = aligned_dir / row.pair_id
+                raise UserError(f"{where}: {depth.shape}, the pairs before are {first}: align again")
+            yield row.pair_id, row.subject_id, rgb, depth, float(row.depth_per_px)
+
+    return write_pack(out_dir, source, first, len(table), crops())
+
+
+def write_pack(out_dir: Path, source: dict, size: tuple[int, int], count: int, crops: Iterable[Crop]) -> Pack:
+    """The pack of `count` aligned pairs, written into `out_dir` in their order.
+
+    source: entries of pack.json that identify the alignment: settings_hash, alignment (the settings), depth_unit, and
+    what tells this pack from others. size: (H, W) of every crop. Raises UserError for a disk without room. A run that
+    is killed leaves no pack.json.
+    """
     (out_dir / "pack.json").unlink(missing_ok=True)  # from here on the folder is not a pack
-    size = read_aligned(aligned_dir, table["pair_id"].iloc[0])[1].shape
-    require_space(_existing(out_dir), 5 * len(table) * size[0] * size[1] + (1 << 20))
+    require_space(_existing(out_dir), 5 * count * size[0] * size[1] + (1 << 20))
     rows = []
     with (
         replacing(out_dir / "rgb.npy") as rgb_path,
         replacing(out_dir / "depth.npy") as depth_path,
-        _Npy(rgb_path, (len(table), *size, 3), np.uint8) as rgb_file,
-        _Npy(depth_path, (len(table), *size), np.uint16) as depth_file,
+        _Npy(rgb_path, (count, *size, 3), np.uint8) as rgb_file,
+        _Npy(depth_path, (count, *size), np.uint16) as depth_file,
     ):
-        for row in tqdm(table.itertuples(), "pack", len(table), disable=not progress, unit="pair"):
-            hashes = (row.aligned_rgb_sha256, row.aligned_depth_sha256)
-            rgb, depth = read_aligned(aligned_dir, row.pair_id, hashes)
-            if depth.shape != size:
-                where = aligned_dir / row.pair_id
-                raise UserError(f"{where}: {depth.shape}, the pairs before are {size}: align again")
+        for pair_id, subject_id, rgb, depth, depth_per_px in crops:
             codes, near, step, saturated = encode_codes(depth)
             rgb_file.write(rgb)
             depth_file.write(codes)
-            rows.append([row.pair_id, row.subject_id, near, step, float(row.depth_per_px), saturated])
+            rows.append([pair_id, subject_id, near, step, depth_per_px, saturated])
     import pandas as pd
 
     index = pd.DataFrame(rows, columns=COLUMNS)

@@ -44,6 +44,18 @@ def smooth_field(lattice: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> np.
     return (lines[j] * (1 - b)[:, None] + lines[j + 1] * b[:, None]).T
 
 
+def field_at(lattice: np.ndarray, rows: np.ndarray, cols: np.ndarray) -> np.ndarray:
+    """The `smooth_field` of a lattice at N scattered places: rows and cols are (N,), and so is the result."""
+    (i, a), (j, b) = (
+        (cell := (place := f32(position) * f32(n - 2)).astype(np.intp), place - cell)
+        for position, n in zip((rows, cols), lattice.shape, strict=True)
+    )
+    a, b = (part * part * (3 - 2 * part) for part in (a, b))
+    lattice = lattice.astype(f32) * f32(1.5)
+    upper = lattice[i, j] * (1 - a) + lattice[i + 1, j] * a
+    return upper * (1 - b) + (lattice[i, j + 1] * (1 - a) + lattice[i + 1, j + 1] * a) * b
+
+
 def smooth_picture(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
     """A `smooth_field` over a picture of size x size pixels, from a lattice of cells x cells cells."""
     place = np.linspace(0, 1, size, dtype=f32)

@@ -8,6 +8,7 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
+import torch
 from pydantic import BaseModel, ConfigDict, JsonValue, StringConstraints, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -20,6 +21,7 @@ from ..data.warp import AlignSettings
 from .embedder import Architecture, Embedder
 from .encodings import require_meaning
 
+SHIPPED = Path(__file__).resolve().parents[1] / "weights"  # models that come with the library; see WEIGHTS.md
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -71,14 +73,20 @@ def make_card(embedder: Embedder, pack: Pack, classes: list[str], parameters: di
     )
 
 
-def save_model(folder: Path, embedder: Embedder, card: ModelCard, loss: nn.Module | None = None) -> ModelCard:
+def save_model(
+    folder: Path, embedder: Embedder, card: ModelCard, loss: nn.Module | None = None, half: bool = False
+) -> ModelCard:
     """Write model.safetensors and card.json into `folder`, each whole or not at all; the card is written last.
 
     The returned card, which is also the one on disk, holds the SHA-256 of the weights. If `loss` is given, its weights
-    (the classifier) are kept beside those of the embedder.
+    (the classifier) are kept beside those of the embedder. half: store float32 weights as float16, in half the space;
+    `load_model` computes in float32 all the same.
     """
     modules = nn.ModuleDict({"embedder": embedder} | ({} if loss is None else {"loss": loss}))
-    weights = save({key: value.detach().cpu().contiguous() for key, value in modules.state_dict().items()})
+    state = {key: value.detach().cpu().contiguous() for key, value in modules.state_dict().items()}
+    if half:
+        state = {key: value.half() if value.dtype == torch.float32 else value for key, value in state.items()}
+    weights = save(state)
     card = card.model_copy(update={"weights_sha256": hashlib.sha256(weights).hexdigest()})
     (Path(folder) / "card.json").unlink(missing_ok=True)  # an old card must not describe new weights
     write_bytes(Path(folder) / "model.safetensors", weights)
@@ -132,6 +140,17 @@ def load_model(
             f"{folder}: the weights do not fit the architecture of the card ({reason}): train again"
         ) from None
     return embedder.to(device).eval(), card
+
+
+def load_shipped(name: str, pack: Pack | None = None, device: str = "cpu") -> tuple[Embedder, ModelCard]:
+    """A model that comes with the library, as `load_model` gives it. "depth_synthetic" saw synthetic faces only.
+
+    UserError where no model of this name is shipped, or as for `load_model`.
+    """
+    known = sorted(path.parent.name for path in SHIPPED.glob("*/card.json"))
+    if name not in known:
+        raise UserError(f"{SHIPPED}: no model {name!r} comes with this library: one of {', '.join(known)} expected")
+    return load_model(SHIPPED / name, pack, device=device)
 
 
 def _require_fit(folder: Path, card: ModelCard, source: dict) -> None:

@@ -11,11 +11,13 @@ from test_embedder import FUSIONS, faces
 
 from face3d_lib.base.errors import UserError
 from face3d_lib.base.paths import ROOT
+from face3d_lib.data.drawn import pack_parametric
 from face3d_lib.data.warp import AlignSettings
+from face3d_lib.evaluate.embed import embed
 from face3d_lib.runs.record import git_state
 from face3d_lib.train.embedder import Architecture, Embedder
 from face3d_lib.train.losses import SoftmaxLoss
-from face3d_lib.train.model_files import load_model, make_card, read_card, save_model
+from face3d_lib.train.model_files import SHIPPED, load_model, load_shipped, make_card, read_card, save_model
 
 
 @pytest.fixture
@@ -148,3 +150,34 @@ def test_the_training_notebooks_let_one_function_make_the_card():
     saving = [path for path in (ROOT / "notebooks").glob("*.ipynb") if "save_model(" in path.read_text()]
     for path in saving:
         assert "make_card(" in path.read_text(), path.name
+
+
+def test_a_model_stored_as_float16_computes_in_float32(tmp_path, embedder):
+    save_model(tmp_path / "whole", embedder, card_of(embedder))
+    save_model(tmp_path / "half", embedder, card_of(embedder), half=True)
+    sizes = [(tmp_path / name / "model.safetensors").stat().st_size for name in ("half", "whole")]
+    assert sizes[0] < 0.55 * sizes[1]
+    again, _ = load_model(tmp_path / "half")
+    assert all(p.dtype == torch.float32 for p in again.parameters())
+    with torch.no_grad():
+        torch.testing.assert_close(again(faces(2)), embedder(faces(2)), rtol=0.02, atol=0.02)
+
+
+def rank1(vectors, names):
+    scores = vectors @ vectors.T
+    np.fill_diagonal(scores, -2)
+    return (names[scores.argmax(1)] == names).mean()
+
+
+def test_the_shipped_depth_network_recognises_heads_that_it_never_saw(tmp_path):
+    embedder, card = load_shipped("depth_synthetic")  # its hash is checked against the card
+    assert (SHIPPED / "depth_synthetic" / "model.safetensors").stat().st_size < 5e6
+    assert card.alignment == AlignSettings(mode="dlib")
+    assert card.architecture.modality == "depth"
+    heads = pack_parametric(tmp_path, 12, 2, card.alignment, seed=991, progress=False)
+    vectors = embed(embedder, heads, np.arange(len(heads)), progress=False).vectors
+    names = heads.index["subject_id"].to_numpy(str)
+    assert rank1(vectors, names) > 0.8
+    assert rank1(vectors, np.random.default_rng(0).permutation(names)) < 0.3  # people shuffled: chance is 0.06
+    with pytest.raises(UserError, match="no model 'nobody' comes with this library: one of depth_synthetic"):
+        load_shipped("nobody")
