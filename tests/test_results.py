@@ -111,11 +111,11 @@ def check_recorded(shown: list[dict], found: dict) -> None:
 
 
 def check_bench(shown: list[dict], found: dict) -> None:
-    """Median, lowest and highest of the rounds, to the one decimal that the page shows."""
+    """Median, lowest and highest of the rounds, to the decimals that the page shows."""
     (medians,) = (rates for key, rates in found.items() if key.endswith("_per_second"))
     for cells in shown:
         what, *numbers = cells.values()
-        shown_numbers = [float(text.replace(",", "")) for text in re.findall(r"[\d,]+\.\d", " ".join(numbers))]
+        shown_numbers = [float(text.replace(",", "")) for text in re.findall(r"[\d,]+\.\d+", " ".join(numbers))]
         rounds = sorted(found["all"][what])
         assert medians[what] == statistics.median(rounds)
         expected = [medians[what], rounds[0], rounds[-1]]
