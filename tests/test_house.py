@@ -31,7 +31,7 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
         *["metrics.normalisation", "metrics.discard", "intervals", "metrics.all_pairs"],
         *["audit", "protocol", "enrolment", "trial_lists", "trained", "words", "compare", "rating"],
         *["score_files", "embedding_files", "evaluation", "other_systems", "systems", "people", "groups"],
-        *["degradations", "conditions", "stress", "stress_rates"],
+        *["degradations", "conditions", "stress", "stress_rates", "crossings"],
         *["pictures", "figures", "figures_identification", "figures_rates", "figures_calibration", "figures_stress"],
         *["figures_people", "live", "explore", "plot", "widgets"],
         *["report.tables", "report.provenance", "report.studies", "report.rates", "report.page"],

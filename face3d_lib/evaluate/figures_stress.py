@@ -48,14 +48,30 @@ def plot_knob(ax: Axes, table: pd.DataFrame, rate: str, labels: dict[str, str]) 
     return ax
 
 
-def levels_figure(table: pd.DataFrame, rate: str, labels: dict[str, str], unit: str = "mm") -> Figure:
-    """A panel for each knob of `stress_rates.rates_by_level`, with `rate` ("eer" or "rank1") of the systems `labels`."""
+def levels_figure(
+    table: pd.DataFrame, rate: str, labels: dict[str, str], unit: str = "mm", marks: pd.DataFrame | None = None
+) -> Figure:
+    """A panel for each knob of `stress_rates.rates_by_level`, with `rate` ("eer" or "rank1") of the systems `labels`.
+
+    marks: crossings of EER (`crossings.crossings`), drawn as rings with their intervals along the levels.
+    """
     figure, axes = _panels(table["knob"].unique(), unit)
     for knob, ax in axes.items():
         plot_knob(ax, table[table["knob"] == knob], rate, labels)
+        if marks is not None:
+            _mark_crossings(ax, marks[(marks["knob"] == knob) & marks["place"].notna()])
         ax.set_ylim(0, 1.02 if rate == "rank1" else 0.6)
     _finish(figure, axes, NAMES[rate])
     return figure
+
+
+def _mark_crossings(ax: Axes, rows: pd.DataFrame) -> None:
+    """Rings where two curves cross, with a line over the levels of the interval; to the worst level where it is open."""
+    reach = len(ax.get_xticks()) - 1
+    for row in rows.itertuples():
+        high = row.place_high if np.isfinite(row.place_high) else reach
+        ax.hlines(row.eer, row.place_low, high, color="black", linewidth=1, zorder=3)
+        ax.plot(row.place, row.eer, "o", color="black", markerfacecolor="white", markersize=6, zorder=4)
 
 
 def differences_figure(table: pd.DataFrame, rate: str, unit: str = "mm") -> Figure:

@@ -5,7 +5,7 @@ works as always, from the detector to the score. A face that it does not find is
 Enrolment pictures are never made worse, because a gallery is made once, with care.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -32,9 +32,10 @@ from ..synthetic.scenes import scene
 from ..train.embedder import Embedder
 from ..train.encodings import require_meaning
 from .conditions import Probes, compare_probes, fuse_probes
-from .degradations import KNOBS, degrade, is_lost, require_knobs
+from .degradations import KNOBS, degrade, degrade_crop, is_lost, require_knobs
 from .embed import embed_batch
 from .embeddings import Embeddings
+from .metrics.curves import best_weight
 from .scores import templates
 from .trained import Trained
 
@@ -127,6 +128,34 @@ def people_of_run(
     return [Person(str(name), enrolment[name], probes.get(name, ())) for name in sorted(enrolment)]
 
 
+def everybody_of_run(
+    pair_ids: Sequence[str], files: Sequence[PairFiles], convention: DepthConvention, enrolled: str = ""
+) -> list[Person]:
+    """All people of a run, for networks that have seen none of them: `pair_ids` are the usable pairs.
+
+    A person is enrolled with one pair, the first whose name contains `enrolled`, and probed with all others; who has no
+    such pair is left out, which a printed line says. UserError where nobody has one and a second pair.
+    """
+    by_id = {row.pair_id: Recorded(row, convention) for row in files}
+    pairs: dict[str, list[str]] = {}
+    for pair_id in sorted(pair_ids):
+        pairs.setdefault(by_id[pair_id].files.subject_id, []).append(pair_id)
+    people, without = [], []
+    for name, own in sorted(pairs.items()):
+        if first := next((pair_id for pair_id in own if enrolled in pair_id.removeprefix(f"{name}/")), None):
+            probes = tuple(by_id[pair_id] for pair_id in own if pair_id != first)
+            people.append(Person(name, (by_id[first],), probes))
+        else:
+            without.append(name)
+    if not any(person.probes for person in people):
+        raise UserError(
+            f"enrolled = {enrolled!r}: nobody has such a pair and another one: give a part of the pairs' names"
+        )
+    if without:
+        print(f"note: {len(without)} people have no pair named {enrolled!r} and are left out: {', '.join(without[:5])}")
+    return people
+
+
 def levels_of(knobs: Sequence[str], count: int, kinds: tuple[str, ...] = ("scene", "pair", "crop")) -> Levels:
     """At most `count` levels of each knob, spread from its mildest to its worst; of one, the worst. UserError as usual."""
     require_knobs(list(knobs), kinds)
@@ -158,7 +187,7 @@ class Shot:
     row: dict[str, Any]
     pair: RGBDPair | None
     changed: tuple[str, ...]  # what may differ from the clean recording of the same pair once it is aligned
-    lost: str = ""  # "rgb" or "depth": withheld after alignment
+    after: tuple[str, float, int] | None = None  # a crop knob, its level and seed: applied after alignment
     crop: tuple[np.ndarray, np.ndarray, float] | None = field(default=None)  # colour, depth, depth per px
 
 
@@ -200,8 +229,8 @@ def _worse(clean: Shot, source: Drawn | Recorded, person: Person, name: str, lev
         return Shot(row, None, ())
     if knob.kind == "pair":  # other colour moves the points, and with them the crop of the depth
         return Shot(row, degrade(clean.pair, name, level, seed), BOTH if "rgb" in knob.touches else knob.touches)
-    lost = knob.touches[0] if is_lost(clean.pair.pair_id, name, level, seed) else ""
-    return Shot(row, clean.pair, (lost,) if lost else (), lost)
+    changed = knob.touches if is_lost(clean.pair.pair_id, name, level, seed) else ()
+    return Shot(row, clean.pair, changed, (name, level, seed))
 
 
 def align_shots(shots: list[Shot], settings: AlignSettings, detector: Any) -> None:
@@ -220,7 +249,8 @@ def align_shots(shots: list[Shot], settings: AlignSettings, detector: Any) -> No
         except Exception as error:
             shot.row["status"], shot.row["detail"] = failure(error)
             continue
-        rgb, depth = (np.zeros_like(x) if shot.lost == name else x for x, name in ((rgb, "rgb"), (depth, "depth")))
+        if shot.after:
+            rgb, depth = degrade_crop(shot.pair.pair_id, rgb, depth, *shot.after)
         shot.crop = rgb, depth, about["depth_per_px"]
 
 
@@ -272,7 +302,8 @@ class Stressed:
 
     rows: pd.DataFrame  # ROWS, one row for each recording, sorted by pair, knob and level
     vectors: dict[str, np.ndarray]  # by network: (N, D), zeros where a recording failed
-    fused: tuple[str, str, float] | None = None  # two networks and the weight of the first: one more system
+    # two networks and the weight of the first, for all probes or by the person whom they show: one more system
+    fused: tuple[str, str, float | Mapping[str, float]] | None = None
     levels: Levels = field(default_factory=dict)
 
     def probes(self, knob: str = "", level: float = 0) -> dict[str, Probes]:
@@ -287,7 +318,7 @@ class Stressed:
         }
         if self.fused:
             first, second, weight = self.fused
-            found[f"{first} + {second}"] = fuse_probes([found[first], found[second]], [weight, 1 - weight])
+            found[f"{first} + {second}"] = _fused(found[first], found[second], weight)
         return found
 
     def _embeddings(self, vectors: np.ndarray, chosen: np.ndarray) -> Embeddings:
@@ -334,6 +365,37 @@ def stress(
     return Stressed(table.loc[order].reset_index(drop=True), stacked, levels=levels)
 
 
-def fuse_systems(stressed: Stressed, first: str, second: str, weight: float) -> Stressed:
-    """The same test with late fusion as one more system: `weight` times the scores of `first`, the rest of `second`."""
+def fuse_systems(stressed: Stressed, first: str, second: str, weight: float | Mapping[str, float]) -> Stressed:
+    """The same test with late fusion as one more system: `weight` times the scores of `first`, the rest of `second`.
+
+    weight: for all probes, or by subject_id for the probes of each person (`weights_of_halves`).
+    """
     return replace(stressed, fused=(first, second, weight))
+
+
+def weights_of_halves(stressed: Stressed, first: str, second: str, n_steps: int = 21) -> dict[str, float]:
+    """By subject_id, the weight of `first` that is best for the clean probes of other people.
+
+    Every second person, in the order of names, is in the one half and the others in the other. The weight of a half was
+    chosen on the comparisons within the other half, so that no person's own comparisons decide about it.
+    """
+    found = stressed.probes()
+    names = found[first].gallery
+    weights: dict[str, float] = {}
+    for own in (np.arange(len(names)) % 2 == 0, np.arange(len(names)) % 2 == 1):
+        one, other = (_among(found[name], ~own).without_failures().trials() for name in (first, second))
+        weights |= dict.fromkeys(names[own].tolist(), best_weight(one, other, n_steps))
+    return weights
+
+
+def _among(probes: Probes, chosen: np.ndarray) -> Probes:
+    """The probes of the people `chosen` (G,) bool against these people alone."""
+    kept = probes.select(np.isin(probes.subjects, probes.gallery[chosen]))
+    return replace(kept, scores=kept.scores[:, chosen], gallery=kept.gallery[chosen], enrolled=kept.enrolled[chosen])
+
+
+def _fused(first: Probes, second: Probes, weight: float | Mapping[str, float]) -> Probes:
+    if not isinstance(weight, Mapping):
+        return fuse_probes([first, second], [weight, 1 - weight])
+    of_probe = np.array([weight[name] for name in first.subjects.tolist()])[:, None]
+    return replace(first, scores=of_probe * first.scores + (1 - of_probe) * second.scores)

@@ -8,7 +8,7 @@ import pytest
 from face3d_lib.base.errors import UserError
 from face3d_lib.data.pairs import RGBDPair
 from face3d_lib.evaluate import degradations
-from face3d_lib.evaluate.degradations import KNOBS, degrade, is_lost
+from face3d_lib.evaluate.degradations import KNOBS, degrade, degrade_crop, is_lost
 
 PAIR_KNOBS = [name for name, knob in KNOBS.items() if knob.kind == "pair"]
 CASES = [(name, level) for name in PAIR_KNOBS for level in KNOBS[name].levels]
@@ -148,6 +148,125 @@ def test_a_lower_quality_is_farther_from_the_picture():
     error = [np.abs(degrade(pair, "jpeg", q).rgb.astype(int) - pair.rgb).mean() for q in KNOBS["jpeg"].levels]
     assert error == sorted(error)
     assert error[0] > 0
+
+
+COLOUR = ("dark", "backlit", "overexposed", "small", "blur")
+
+
+@pytest.mark.parametrize("name", [*COLOUR, "coarse_depth", "depth_noise", "quantisation"])
+def test_a_worse_level_is_farther_from_the_pair(name):
+    pair = a_pair()
+    part = KNOBS[name].touches[0]
+    worse = [getattr(degrade(pair, name, level), part) for level in KNOBS[name].levels]
+    error = [np.abs(np.float64(found) - getattr(pair, part)).mean() for found in worse]
+    assert error == sorted(error)
+    assert error[0] > 0
+
+
+@pytest.mark.parametrize("name", ["dark", "backlit"])
+def test_the_noise_of_colour_depends_on_seed_and_pair_alone(name):
+    found = [
+        degrade(a_pair(pair_id=pair_id), name, 3, seed).rgb for pair_id, seed in (("a/1", 0), ("a/2", 0), ("a/1", 1))
+    ]
+    assert not np.array_equal(found[0], found[1])
+    assert not np.array_equal(found[0], found[2])
+    assert np.array_equal(found[0], degrade(a_pair(pair_id="a/1"), name, 3).rgb)
+
+
+def grey(value, size=40, depth=800.0):
+    return RGBDPair(
+        "ada/1",
+        "ada",
+        np.full((size, size, 3), value, np.uint8),
+        np.full((size, size), depth, np.float32),
+        "mm",
+        "",
+        "",
+    )
+
+
+def test_a_stop_halves_the_light_and_not_the_value():
+    """sRGB 188 is half the light of white, 137 a quarter (IEC 61966-2-1)."""
+    for stops, value in ((1, 188), (2, 137)):
+        assert degrade(grey(255), "dark", stops).rgb.mean() == pytest.approx(value, abs=0.5)
+    assert (degrade(grey(137), "overexposed", 1).rgb == 188).all()
+    assert (degrade(grey(137), "overexposed", 2).rgb >= 254).all()
+    assert (degrade(grey(200), "overexposed", 2).rgb == 255).all()
+
+
+def test_darkness_cannot_be_undone():
+    """Brightened again by exactly as much, the picture has noise: at 6 stops, more than half of what there was to see."""
+    picture = a_pair().rgb
+    light = degradations._light(degrade(a_pair(), "dark", 6).rgb) * 2.0**6
+    error = degradations._encoded(light).astype(float) - picture
+    assert error.std() > 0.5 * picture.std()
+    black = (
+        degrade(grey(0), "dark", 1).rgb / 255
+    )  # noise of the sensor alone: 10 of 10,000 electrons, half of it below 0
+    assert (black > 0).mean() == pytest.approx(0.44, abs=0.03)
+
+
+def test_a_surround_is_white_and_the_person_before_it_dark_and_never_full_of_holes():
+    depth = np.full((40, 40), 2000.0, np.float32)
+    depth[10:30, 10:30] = 800
+    depth[18:21, 18:21] = 0  # no reading within the face
+    depth[:5] = 0  # nor in the surround
+    pair = dataclasses.replace(grey(255), depth=depth)
+    found = degrade(pair, "backlit", 2).rgb
+    person = np.zeros((40, 40), bool)
+    person[10:30, 10:30] = True
+    assert found[~person].min() > 250  # white, but for noise
+    assert found[person].mean() == pytest.approx(139, abs=1)  # light of .25, and .0075 from the surround
+    everything = degrade(dataclasses.replace(grey(255), depth=np.full((40, 40), 800, np.float32)), "backlit", 2).rgb
+    assert everything.mean() == pytest.approx(139, abs=1)
+    assert degrade(small(np.zeros((4, 4))), "backlit", 2).rgb.shape == (4, 4, 3)
+
+
+def test_colour_alone_gets_coarse_or_blurred():
+    rgb = np.zeros((8, 8, 3), np.uint8)
+    rgb[:, 4:] = 200
+    pair = RGBDPair("ada/1", "ada", rgb, np.full((8, 8), 800, np.float32), "mm", "", "")
+    assert degrade(pair, "small", 8).rgb.tolist() == [[[100, 100, 100]] * 8] * 8
+    step = degrade(pair, "blur", 1).rgb[4, :, 0].astype(int)
+    assert (np.diff(step) >= 0).all()
+    assert step[3] + step[4] == pytest.approx(200, abs=2)
+    assert 40 < step[3] < 80  # half a pixel from the edge: 200 times the normal integral at -.5, .31
+
+
+def test_coarse_depth_repeats_the_middle_reading_and_makes_none():
+    pair = small([[1, 2, 3, 4], [5, 6, 7, 0], [9, 0, 11, 12], [13, 14, 15, 16]])
+    assert degrade(pair, "coarse_depth", 2).depth.tolist() == [
+        [6, 6, 0, 0],
+        [6, 6, 0, 0],
+        [14, 0, 16, 16],
+        [14, 14, 16, 16],
+    ]
+
+
+@pytest.mark.parametrize("share", KNOBS["cover"].levels)
+def test_a_square_covers_its_share_of_the_colour_crop_and_larger_ones_contain_it(share):
+    rgb, depth = np.zeros((100, 100, 3), np.uint8), np.ones((100, 100), np.float32)
+    for pair_id in ("ada/1", "ada/2", "bo/1"):
+        covered, kept = degrade_crop(pair_id, rgb, depth, "cover", share)
+        assert kept is depth
+        assert (covered == 128).all(axis=2).mean() == pytest.approx(share, abs=0.01)
+        more = degrade_crop(pair_id, rgb, depth, "cover", min(1, share + 0.2))[0]
+        assert ((covered == 128) <= (more == 128)).all()
+    assert not rgb.any()
+    assert not np.array_equal(covered, degrade_crop("bo/1", rgb, depth, "cover", share, seed=1)[0])
+    assert is_lost("ada/1", "cover", share)
+    assert not is_lost("ada/1", "cover", 0)
+
+
+def test_crops_that_are_withheld_are_zero_and_the_other_half_is_kept():
+    rgb, depth = np.ones((4, 4, 3), np.uint8), np.ones((4, 4), np.float32)
+    colour, found = degrade_crop("ada/1", rgb, depth, "no_depth", 1)
+    assert colour is rgb
+    assert not found.any()
+    colour, found = degrade_crop("ada/1", rgb, depth, "no_colour", 1)
+    assert found is depth
+    assert not colour.any()
+    assert degrade_crop("ada/1", rgb, depth, "no_colour", 0)[0] is rgb
 
 
 def test_probes_are_lost_in_the_share_asked_for_and_more_contain_less():

@@ -29,6 +29,9 @@ LEVELS = {
     "jpeg": [5.0],
     "depth_noise": [20.0],
     "misregistration": [16.0],
+    "dark": [4.0],
+    "coarse_depth": [8.0],
+    "cover": [0.4],
     "no_depth": [1.0],
     "no_colour": [1.0],
 }
@@ -97,7 +100,7 @@ def test_the_gallery_does_not_depend_on_the_levels(tested, networks):
 
 @pytest.mark.parametrize("knob", LEVELS)
 def test_a_knob_reaches_the_networks_that_see_what_it_touches_and_no_other(tested, knob):
-    detected = KNOBS[knob].kind == "scene" or knob == "jpeg"  # the points move, and with them every crop
+    detected = KNOBS[knob].kind == "scene" or knob in ("jpeg", "dark")  # the points move, and with them every crop
     for name, seen in (("rgb", {"rgb"}), ("depth", {"depth"}), ("rgbd", {"rgb", "depth"})):
         same = np.array_equal(vectors_at(tested, name, knob), vectors_at(tested, name, ""))
         assert same == (not detected and not seen & set(KNOBS[knob].touches)), name
@@ -186,6 +189,23 @@ def test_the_people_of_a_run_keep_their_gallery_and_their_probes():
     assert isinstance(people[1].probes[0], Recorded)
     with pytest.raises(UserError, match="no probes of train people"):
         stress_test.people_of_run(division, files, DepthConvention("mm", "farther"), "train")
+
+
+def test_all_people_of_a_run_are_enrolled_with_the_picture_asked_for(capsys):
+    names = ["ada/burned", "ada/front", "ada/up", "bo/front", "cy/left", "cy/up", "di/left"]
+    files = [PairFiles(name, name.partition("/")[0], None, None) for name in names]
+    meaning = DepthConvention("mm", "farther")
+
+    def found(pair_ids, enrolled=""):
+        people = stress_test.everybody_of_run(pair_ids, files, meaning, enrolled)
+        return [(p.subject_id, [s.pair_id for s in p.enrolment], [s.pair_id for s in p.probes]) for p in people]
+
+    assert found(names[::-1])[:2] == [("ada", ["ada/burned"], ["ada/front", "ada/up"]), ("bo", ["bo/front"], [])]
+    assert found(names, "front") == [("ada", ["ada/front"], ["ada/burned", "ada/up"]), ("bo", ["bo/front"], [])]
+    assert "2 people have no pair named 'front' and are left out: cy, di" in capsys.readouterr().out
+    assert found(names[1:3]) == [("ada", ["ada/front"], ["ada/up"])]  # the unusable pair is not there
+    with pytest.raises(UserError, match="nobody has such a pair"):
+        found(names, "cy")  # the person's name is no part of the pair's
 
 
 def test_levels_are_spread_and_hold_the_worst():
