@@ -45,33 +45,8 @@ from .embedder import Embedder
 from .encodings import require_meaning
 from .losses import describe
 from .objective import Objective
-
-
-@dataclass(frozen=True)
-class FitSettings:
-    """How to train. The defaults are the recipe of the notebooks; `LEGACY_RECIPE` is that of the legacy project."""
-
-    epochs: int = 12
-    batch_size: int = 32  # pairs in one step, summed over all processes
-    per_person: int = 0  # pictures of each person in a batch (P x K batches); 0: pairs in random order
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    lr: float = 6e-3  # the highest learning rate, which is reached at the end of the warm-up
-    schedule: Literal["cosine", "step"] = "cosine"  # step: the learning rate falls to a tenth every 7 epochs
-    warmup: float = 0.2  # share of all steps in which the learning rate rises linearly from 0
-    weight_decay: float = 0.05  # of matrices and filters; biases and normalisation layers are not decayed
-    clip_norm: float = 5.0  # longer gradients are scaled down to this norm; 0: no clipping
-    branch_weight: float = 0.5  # weight of the losses on single branches, where the embedder has several
-    seed: int = 0
-    precision: Literal["auto", "float32", "bf16"] = "auto"  # auto: bf16 where the processor computes in it
-    compile: bool = False  # torch.compile of the branches: minutes at the start, faster steps on a GPU
-    save_seconds: float = 60.0  # time between checkpoints within an epoch; one is written after every epoch anyway
-
-
-# The legacy project used SGD with momentum 0.9, a learning rate of 1e-3 divided by 10 every 7 epochs, batches of 16
-LEGACY_RECIPE = FitSettings(
-    epochs=25, batch_size=16, optimizer="sgd", lr=1e-3, schedule="step", warmup=0, weight_decay=0, clip_norm=0,
-    precision="float32",
-)  # fmt: skip
+from .recipe import LEGACY_RECIPE as LEGACY_RECIPE
+from .recipe import FitSettings, suited, suited_augmentation
 
 
 def fit(
@@ -81,8 +56,8 @@ def fit(
     train: LabelledRows,
     evaluation: LabelledRows,
     folder: Path,
-    settings: FitSettings = FitSettings(),
-    augmentation: Augmentation | None = Augmentation(),  # noqa: B008
+    settings: FitSettings = FitSettings(),  # noqa: B008
+    augmentation: Augmentation | Literal["suited"] | None = "suited",
     device: str | None = None,
     progress: bool = True,
     on_epoch: Callable[[pd.DataFrame], None] | None = None,
@@ -91,8 +66,9 @@ def fit(
 
     train, evaluation: (rows of the pack (n,), labels (n,) int64 from 0 to C-1). The best epoch has the highest
     closed-set accuracy on `evaluation`; of equally good epochs the last one counts. Without evaluation rows the best
-    epoch is the last one. device: "cpu", "cuda", or None for the GPU where there is one. on_epoch: called by the main
-    process after each epoch, with the rows so far; it cannot change the training.
+    epoch is the last one. settings, augmentation: 0 for batch_size and lr, and "suited", stand for what recipe.py
+    chooses; None changes no pair. device: "cpu", "cuda", or None for the GPU where there is one. on_epoch: called by
+    the main process after each epoch, with the rows so far; it cannot change the training.
 
     Returns a row per epoch: epoch, loss, train_accuracy (NaN for a loss without `get_logits`), eval_accuracy (NaN
     without evaluation rows), lr, images_per_second, data_share (share of the time spent waiting for data), seconds,
@@ -104,6 +80,8 @@ def fit(
     (last.pt stays good and bad_step.json names the pairs), the device is not there, memory or disk are too small,
     fewer than two people are in training, a batch has a single pair, parallel branches have no loss.
     """
+    settings = suited(settings, len(train[0]), embedder)
+    augmentation = suited_augmentation(settings.epochs) if augmentation == "suited" else augmentation
     objective = Objective(embedder, loss, settings.branch_weight)
     check_training(objective, pack, train, settings)
     accelerator = make_accelerator(settings.precision, device)

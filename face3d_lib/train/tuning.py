@@ -124,8 +124,10 @@ def tune(
 
     Order, schedule, optimizer and clipping are those of `fit`. In each epoch the picture or its mirror image is drawn
     for each pair. Every random number is a function of the seed, the epoch and the step. The computation is in float32 on
-    the device of `inputs`. UserError: the loss is not finite.
+    the device of `inputs`. UserError: the loss is not finite. ValueError: batch_size or lr is 0; both must be given.
     """
+    if not (settings.batch_size and settings.lr):
+        raise ValueError("tune: give batch_size and lr")
     both = nn.ModuleList([tail, loss]).to(inputs.device).train()
     optimizer, targets = make_optimizer(both, settings), torch.from_numpy(labels).to(inputs.device)
     history = []

@@ -219,7 +219,7 @@ def step(folder: Path, size: int = 112, batch_size: int = 16, steps: int = 6) ->
     rows = np.arange(batch_size * steps)
     classes = int(labels.max()) + 1
     architecture = Architecture("rgbd", "resnet50", encoding="depth", fusion="early")
-    settings = fit.FitSettings(epochs=1, batch_size=batch_size, save_seconds=1e9)
+    settings = fit.FitSettings(epochs=1, batch_size=batch_size, lr=1e-3, save_seconds=1e9)
     where, bf16 = (rows, labels[: len(rows)]), fit.computes_bf16(on_cpu=True)
 
     def by_fit(settings=settings):
