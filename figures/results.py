@@ -61,6 +61,7 @@ CAPTIONS = {  # number of the notebook and name of the figure: what the picture 
     "33 partners": "Share of pictures with a partner of the same person in their batch, by the number of people.",
     "34 training": "Loss and accuracies by epoch, AdaFace.",
     "34 quality": "Length of the embedding and accuracy when pictures get blurred and depth gets holes.",
+    "36 tuning": "Accuracy on the people tuned on, and EER of strangers, by the number of pictures and the layers tuned.",
     "37 starts": "Accuracy, and EER of people never seen, by the weights at the start and the first layer, with 95 % intervals.",
     "38 recipes": "Accuracy by epoch of the legacy recipe and of ours on the same pictures.",
     "39 losses": "EER and accuracy of the losses of the default run. With one seed each, the order is no ranking.",

@@ -29,7 +29,7 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
         *["embeddings", "embed", "scores", "metrics.checks", "metrics.curves", "metrics.thresholds"],
         *["metrics.pairs_protocol", "metrics.identification", "metrics.failures", "metrics.calibration"],
         *["metrics.normalisation", "metrics.discard", "intervals", "metrics.all_pairs"],
-        *["audit", "protocol", "enrolment", "trial_lists", "trained", "words", "compare", "rating"],
+        *["audit", "protocol", "enrolment", "trial_lists", "trained", "words", "compare", "rating", "few_pictures"],
         *["score_files", "embedding_files", "evaluation", "other_systems", "systems", "people", "groups"],
         *["degradations", "conditions", "stress", "stress_rates", "crossings"],
         *["pictures", "figures", "figures_identification", "figures_rates", "figures_calibration", "figures_stress"],

@@ -59,6 +59,7 @@ PLAN = [
     Stage("22_encode_depth", ("21_pack_dataset",), demo={}),
     *TRAINING,
     Stage("35_break_training", DIVIDED_AND_PACKED),
+    Stage("36_finetune_networks", ("00_look_at_pairs", "21_pack_dataset")),
     Stage("37_start_from_weights"),
     Stage("39_compare_losses", ("20_split_subjects", *TRAINED)),
     Stage("40_evaluate_verification", (*DIVIDED_AND_PACKED, *TRAINED), demo={}),
