@@ -104,7 +104,7 @@ def summary(name: str) -> str:
         _metrics(name, "41_evaluate_identification"),
     )
     found = _share(faces.get("aligned"), faces.get("pairs"))
-    rows = results(verification, identification)
+    rows = results(verification, identification, _metrics(name, "29_try_pretrained"))
     width = max(14, *(len(row[0]) + 2 for row in rows))
     lines = [
         "",
@@ -112,6 +112,10 @@ def summary(name: str) -> str:
         *(f"{row[0]:{width}s}{row[1]:>21s}{row[2]:>8s}{row[3]:>14s}{row[4]:>9s}" for row in rows),
         "closed set: people the network was trained on; EER, TAR and rank-1: people never seen in training",
     ]
+    if any(row[0].endswith(" *") for row in rows):
+        lines.append(
+            "*: nobody here took part in training, so all people are tested, each picture with each (rank-1: leave-one-out)"
+        )
     if any("-" in row[1:] for row in rows):
         lines.append(
             "-: could not be measured: a fusion of scores names nobody by itself, and too few people leave nothing to compare"

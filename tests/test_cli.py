@@ -107,6 +107,7 @@ def test_the_closing_table_says_what_could_not_be_measured(tmp_path, monkeypatch
             "systems": {"rgb": {"accuracy": 0.5, "eer": 0.25, "tar": None}},
         },
         "41_evaluate_identification": {"systems": {}},
+        "29_try_pretrained": {"systems": {"both": {"eer": 0.125, "tar": 0.5, "loo": 0.75}}},
     }
     for name, values in metrics.items():
         folder = tmp_path / "few" / name
@@ -116,6 +117,8 @@ def test_the_closing_table_says_what_could_not_be_measured(tmp_path, monkeypatch
     lines = demo.summary("few").splitlines()
     assert "faces found 23 (95.8%)" in lines[1]
     assert lines[3].split() == ["rgb", "0.500", "0.250", "-", "-"]
+    assert lines[4].split() == ["both", "*", "-", "0.125", "0.500", "0.750"]
+    assert any(line.startswith("*: nobody here took part in training") for line in lines)
     assert any(line.startswith("-: could not be measured") for line in lines)
 
 

@@ -18,7 +18,7 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
     "data": [
         *["convention", "pairs", "decoding", "faces", "warp", "depth_check", "alignment_table", "crops", "journal"],
         *["alignment", "depth_measures", "quality", "integrity", "manifest", "copies", "shares", "splits"],
-        *["prospects", "pack", "drawn"],
+        *["prospects", "pack", "recrop", "drawn"],
     ],
     "train": [
         *["encodings", "draws", "augment", "batches", "weights", "dlib_network", "backbones", "fusion", "embedder"],
@@ -29,7 +29,8 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
         *["embeddings", "embed", "scores", "metrics.checks", "metrics.curves", "metrics.thresholds"],
         *["metrics.pairs_protocol", "metrics.identification", "metrics.failures", "metrics.calibration"],
         *["metrics.normalisation", "metrics.discard", "intervals", "metrics.all_pairs"],
-        *["audit", "protocol", "enrolment", "trial_lists", "trained", "words", "compare", "rating", "few_pictures"],
+        *["trust", "everybody", "audit", "protocol", "enrolment", "trial_lists", "trained", "words", "compare"],
+        *["rating", "few_pictures"],
         *["score_files", "embedding_files", "evaluation", "other_systems", "systems", "people", "groups"],
         *["degradations", "conditions", "stress", "stress_rates", "crossings"],
         *["pictures", "figures", "figures_identification", "figures_rates", "figures_calibration", "figures_stress"],

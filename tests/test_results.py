@@ -24,6 +24,8 @@ SYSTEMS = {  # heading of a column -> key in the JSON files; for rows of systems
     "EER": "eer",
     "TAR@FAR=0.01": "tar",
     "rank-1": "rank1",
+    "leave-one-out rank-1": "loo",
+    "one-shot rank-1": "one_shot",
     "TAR at the dev threshold": "tar_at_dev_threshold",
     "DIR at the dev threshold": "dir",
 }

@@ -147,11 +147,11 @@ def sweep_models(run: str) -> list[str]:
     return [f"{row['run'].removeprefix(run + '/')}/{row['notebook']}" for row in rows if row["status"] == "done"]
 
 
-def results(verification: dict, identification: dict) -> list[list[str]]:
+def results(verification: dict, identification: dict, pretrained: dict | None = None) -> list[list[str]]:
     """The table that closes a demo: a row of headings, then a row for each system.
 
-    verification, identification: the metrics of notebooks 40 and 41, {} where one did not run. A rate that was not
-    measured is "-".
+    verification, identification, pretrained: the metrics of notebooks 40, 41 and 29, {} where one did not run. Pretrained
+    systems were measured on all people, by leave-one-out, and are marked by a star. A rate that was not measured is "-".
     """
     far = verification.get("far_target")
     keys = {
@@ -161,8 +161,11 @@ def results(verification: dict, identification: dict) -> list[list[str]]:
         "rank-1": "rank1",
     }
     rows = [["", *keys]]
-    for name, rates in verification.get("systems", {}).items():
-        found = rates | identification.get("systems", {}).get(name, {})
+    named = identification.get("systems", {})
+    systems = {name: rates | named.get(name, {}) for name, rates in verification.get("systems", {}).items()}
+    for name, rates in (pretrained or {}).get("systems", {}).items():
+        systems[f"{name} *"] = rates | {"rank1": rates["loo"]}
+    for name, found in systems.items():
         values = [found.get(key) for key in keys.values()]
         rows.append([name, *("-" if value is None else f"{value:.3f}" for value in values)])
     return rows

@@ -57,6 +57,7 @@ TRAINED = tuple(stage.notebook for stage in TRAINING)
 PLAN = [
     *DATA,
     Stage("22_encode_depth", ("21_pack_dataset",), demo={}),
+    Stage("29_try_pretrained", ("00_look_at_pairs", "10_align_faces"), demo={"pictures_each": 4}),
     *TRAINING,
     Stage("35_break_training", DIVIDED_AND_PACKED),
     Stage("36_finetune_networks", ("00_look_at_pairs", "21_pack_dataset")),

@@ -176,6 +176,8 @@ def test_the_closing_table_has_a_row_for_each_system_of_any_notebook():
         ["rgb", "0.500", "0.250", "-", "-"],
         ["arcface", "-", "0.125", "0.500", "0.750"],
     ]
+    ready = {"systems": {"RGB, pretrained": {"loo": 0.875, "one_shot": 0.5, "eer": 0.0625, "tar": None}}}
+    assert results({}, {}, ready)[1:] == [["RGB, pretrained *", "-", "0.062", "-", "0.875"]]
     assert results({}, {}) == [["", "closed-set accuracy", "EER", "TAR", "rank-1"]]
 
 

@@ -127,10 +127,38 @@ def leave_one_out_rank1(
     scores = rounded(finite(scores, "cosines"))
     scores[~probes.any(axis=1)] = FAILED
     scores[:, ~gallery.any(axis=1)] = FAILED
+    return leave_one_out_hits(scores, subjects)
+
+
+def leave_one_out_hits(scores: np.ndarray, subjects: np.ndarray) -> np.ndarray:
+    """(N,) for `scores` (N, N) of each picture with each: 1.0 if the best score with another is of the same person.
+
+    0.0 if it is not, or tied; NaN for a person without another picture. The values are meant for `mean_bootstrap`.
+    """
+    scores, subjects = np.array(scores, np.float64), np.asarray(subjects)
     np.fill_diagonal(scores, -np.inf)
     same = subjects[:, None] == subjects
-    own, other = (np.where(mask, scores, -np.inf).max(axis=1) for mask in (same, ~same))
+    own, other = (np.where(mask, scores, -np.inf).max(axis=1, initial=-np.inf) for mask in (same, ~same))
     return np.where(np.isinf(own), np.nan, own > other)
+
+
+def one_shot_hits(scores: np.ndarray, subjects: np.ndarray, draws: int = 100, seed: int = 0) -> np.ndarray:
+    """(N,) how often each picture gets its person's name when one picture of each person is enrolled, drawn `draws` times.
+
+    `scores` (N, N), probes in rows. A picture is no probe where it is enrolled itself; a tie counts against it. NaN for
+    a picture that was never a probe, as of a person without another. The values are meant for `mean_bootstrap`.
+    """
+    scores, subjects = np.asarray(scores, np.float64), np.asarray(subjects)
+    rng = np.random.default_rng(seed)
+    names, person, count = np.unique(subjects, return_inverse=True, return_counts=True)
+    order, first = np.argsort(person, kind="stable"), np.cumsum(count) - count
+    right, asked = np.zeros(len(scores)), np.zeros(len(scores))
+    for _ in range(draws):
+        gallery = order[first + rng.integers(count)]  # (C,) a picture of each person
+        probes = np.setdiff1d(np.arange(len(scores)), gallery)
+        right[probes] += ranks(scores[np.ix_(probes, gallery)], subjects[probes], names) == 1
+        asked[probes] += 1
+    return np.divide(right, asked, out=np.full(len(scores), np.nan), where=asked > 0)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

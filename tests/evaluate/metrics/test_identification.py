@@ -280,3 +280,22 @@ def test_order_names_and_monotone_transforms_change_nothing(search, seed):
         )
     )
     np.testing.assert_array_equal(before, after)
+
+
+def test_one_shot_by_hand_and_by_all_draws():
+    """a's pictures are alike, and b's second is nearer to a's: b's first is found when it asks for b's second alone."""
+    scores = np.array([[1, 0.9, 0.1, 0.5], [0.9, 1, 0.2, 0.7], [0.1, 0.2, 1, 0.6], [0.5, 0.7, 0.6, 1]])
+    people = np.array(["a", "a", "b", "b"])
+    found = identification.one_shot_hits(scores, people, draws=4000)
+    # probes, each with the two pictures of the other person enrolled equally often
+    np.testing.assert_allclose(found, [1, 1, 1, 0.5], atol=0.03)
+    assert np.isnan(identification.one_shot_hits(np.eye(2), np.array(["a", "b"]))).all()
+    assert np.nanmax(identification.one_shot_hits(np.ones((4, 4)), people)) == 0  # a tie counts against the probe
+
+
+def test_leave_one_out_of_scores_is_that_of_vectors():
+    rng = np.random.default_rng(0)
+    vectors, people = rng.normal(size=(30, 5)), rng.integers(0, 9, 30)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    of_scores = identification.leave_one_out_hits(unit @ unit.T, people)
+    np.testing.assert_array_equal(of_scores, identification.leave_one_out_rank1(vectors, people))
