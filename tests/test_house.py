@@ -23,7 +23,7 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
     "train": [
         *["encodings", "draws", "augment", "batches", "weights", "dlib_network", "backbones", "fusion", "embedder"],
         *["losses", "objective", "closed_set", "training_data", "model_files", "pretrained", "checkpoint"],
-        *["recipe", "fit", "tuning"],
+        *["recipe", "fit", "tuning", "distillation"],
     ],
     "evaluate": [
         *["embeddings", "embed", "scores", "metrics.checks", "metrics.curves", "metrics.thresholds"],

@@ -139,6 +139,29 @@ class Pack:
         return rgb, codes, scales.pin_memory() if pinned else scales
 
 
+def join(packs: Sequence[Pack]) -> Pack:
+    """One pack with the pairs of all `packs`, in memory; its folder is that of the first.
+
+    UserError where they were aligned with other settings or have depth in other units.
+    """
+    first = packs[0]
+    for pack in packs:
+        for key in ("settings_hash", "depth_unit"):
+            if pack.info["source"][key] != first.info["source"][key]:
+                raise UserError(f"{pack.folder}: {key} differs from that of {first.folder}: align both in the same way")
+    import pandas as pd
+
+    hashes = {f"{i}/{name}": sha for i, pack in enumerate(packs) for name, sha in pack.info["sha256"].items()}
+    return Pack(
+        first.folder,
+        {**first.info, "pairs": sum(map(len, packs)), "sha256": hashes},
+        pd.concat([pack.index for pack in packs], ignore_index=True),
+        np.concatenate([pack.rgb for pack in packs]),
+        np.concatenate([pack.depth for pack in packs]),
+        np.concatenate([pack.scales for pack in packs]),
+    )
+
+
 def _take(array: np.ndarray | torch.Tensor, rows: np.ndarray) -> torch.Tensor:
     if isinstance(array, torch.Tensor):
         return array[torch.from_numpy(rows).to(array.device, non_blocking=True)]

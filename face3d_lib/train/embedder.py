@@ -18,7 +18,7 @@ from ..data.pack import Batch
 from . import dlib_network
 from .backbones import Backbone, Facenet, grid_of, make_backbone
 from .dlib_network import DlibNetwork
-from .encodings import ENCODINGS
+from .encodings import ENCODINGS, block_means
 from .fusion import FUSIONS, Fusion, make_neck, zero_absent
 
 IMAGENET = (
@@ -45,6 +45,7 @@ class Architecture:
     depth_stem: Literal["mean", "zero", "fresh"] = "mean"  # first filters of depth with fusion early: see `widen_stem`
     modality_dropout: float = 0.0  # share of training pairs from which colour or, equally often, depth is withheld
     input_size: int = 0  # px to which crops are resized; 0: crops keep their size
+    depth_block: int = 1  # px of a crop, side of the squares whose readings are averaged before depth is encoded
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -52,8 +53,10 @@ class Architecture:
             known = tuple(ENCODINGS) if field.name == "encoding" else known
             if known and value not in known:
                 raise UserError(f"{field.name} = {value!r}: one of {', '.join(known)} expected")
-        if not 0 <= self.modality_dropout <= 1 or self.input_size < 0 or self.embedding_size < 1:
-            raise UserError("modality_dropout from 0 to 1, input_size >= 0 and embedding_size >= 1 expected")
+        if not 0 <= self.modality_dropout <= 1 or self.input_size < 0 or min(self.embedding_size, self.depth_block) < 1:
+            raise UserError(
+                "modality_dropout from 0 to 1, input_size >= 0, embedding_size >= 1 and depth_block >= 1 expected"
+            )
         if self.modality == "rgbd" and self.fusion == "parallel" and self.embedding_size % 2:
             raise UserError(f"embedding_size = {self.embedding_size}: an even number expected for fusion = parallel")
         if self.modality_dropout and (self.modality != "rgbd" or self.fusion in ("depth_attention", "parallel")):
@@ -138,8 +141,8 @@ class Embedder(nn.Module):
         if self.architecture.modality != "depth":
             parts.append((self.resize(batch.rgb.float()) - self.mean) / self.deviation)
         if self.architecture.modality != "rgb":
-            encode = ENCODINGS[self.architecture.encoding].function
-            parts.append(self.resize(encode(batch.depth, batch.depth_per_px)))
+            encode, block = ENCODINGS[self.architecture.encoding].function, self.architecture.depth_block
+            parts.append(self.resize(encode(block_means(batch.depth, block), batch.depth_per_px * block)))
         if len(self.branch) < len(parts):
             if present is None:
                 raise ValueError("fusion early needs `present`, which tells the modalities that each pair has")

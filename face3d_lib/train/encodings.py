@@ -28,6 +28,19 @@ NOSE_RANGE = 100.0  # mm behind the nose at which nose_depth reaches 0: about wh
 NOSE_SHARE = 0.01  # share of the central pixels that may be nearer than the nose, because of noise and stray points
 
 
+def block_means(depth: torch.Tensor, block: int) -> torch.Tensor:
+    """(B, 1, ceil(H / block), ceil(W / block)): the mean of the readings in each square of block x block px.
+
+    depth: (B, 1, H, W) canonical; a square without a reading has none. A crop that is larger than the picture of its
+    face repeats each reading, so its surface has steps; means of such squares have fewer. Multiply depth_per_px by
+    `block`.
+    """
+    if block == 1:
+        return depth
+    total, share = (F.avg_pool2d(x, block, ceil_mode=True) for x in (depth, (depth > 0).to(depth.dtype)))
+    return torch.where(share > 0, total / share.clamp_min(1e-6), 0)
+
+
 def relative_depth(depth: torch.Tensor, depth_per_px: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Depth relative to the face, in crop pixels, nearer = larger; and a bool mask of the readings of the face.
 

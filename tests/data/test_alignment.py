@@ -403,6 +403,9 @@ def test_landmark_error_is_in_eye_distances(tmp_path):
     found.loc[2, POINTS] = ""
     error = landmark_error(found, truth)
     assert error.to_dict() == {"a": 0.25, "b": 0.0}
+    found.loc[0, POINTS] = [str(v) for v in (points + np.array([[0, 0]] * 4 + [[12, 0]])).ravel()]
+    assert landmark_error(found, truth).loc["a"] == pytest.approx(0.12)  # one point of five is 12 px off
+    assert landmark_error(found, truth, worst=True).loc["a"] == pytest.approx(0.6)
 
 
 def test_a_table_from_before_the_marks_is_aligned_anew(tmp_path):

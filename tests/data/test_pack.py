@@ -3,6 +3,7 @@ room.
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from PIL import Image
 
 from face3d_lib.base.atomic import sha256_of
 from face3d_lib.base.errors import UserError
-from face3d_lib.data.pack import CODES, Pack, encode_codes, make_batch, make_pack, verify
+from face3d_lib.data.pack import CODES, Pack, encode_codes, join, make_batch, make_pack, verify
 
 
 def write_aligned(folder, names=("001/a", "001/b", "NA/é x,1"), bad=("x/none",), size=12, seed=0):
@@ -196,3 +197,16 @@ def test_asking_for_what_is_not_there(aligned, tmp_path):
     pack = make_pack(aligned, tmp_path / "pack", progress=False)
     with pytest.raises(UserError, match="x/none"):
         pack.rows(["001/a", "x/none"])
+
+
+def test_packs_are_joined_in_order(aligned, tmp_path):
+    made = make_pack(aligned, tmp_path / "pack", progress=False)
+    both = join([made, made])
+    assert len(both) == 2 * len(made)
+    assert both.info["sha256"]["1/depth.npy"] == made.info["sha256"]["depth.npy"]
+    n = len(made)
+    for name in ("rgb", "depth", "depth_per_px"):
+        assert torch.equal(getattr(both.batch([1, n + 1]), name), getattr(made.batch([1, 1]), name))
+    other = replace(made, info={**made.info, "source": {**made.info["source"], "depth_unit": "other"}})
+    with pytest.raises(UserError, match="depth_unit differs from that of"):
+        join([made, other])

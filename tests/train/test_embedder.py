@@ -17,7 +17,7 @@ from face3d_lib.base.errors import UserError
 from face3d_lib.data.pack import Batch
 from face3d_lib.train.backbones import load_backbone, make_backbone, widen_stem
 from face3d_lib.train.embedder import Architecture, Embedder, count
-from face3d_lib.train.encodings import ENCODINGS
+from face3d_lib.train.encodings import ENCODINGS, block_means
 from face3d_lib.train.fusion import Attention, AttentionFusion, GatedSum
 from face3d_lib.train.losses import SoftmaxLoss
 from face3d_lib.train.weights import locate, read_state
@@ -458,6 +458,15 @@ def test_crops_are_resized_on_the_way_in_and_depth_after_it_is_encoded():
     assert large[0].shape == (2, 3, 224, 224)
 
 
+def test_depth_is_averaged_over_blocks_before_it_is_encoded():
+    batch = faces(2)
+    plain, coarse = (Embedder(Architecture("depth", input_size=28, depth_block=n)) for n in (1, 2))
+    encode = ENCODINGS["normals_depth"].function
+    expected = coarse.resize(encode(block_means(batch.depth, 2), 2 * batch.depth_per_px))
+    assert torch.equal(coarse.inputs(batch)[0], expected)
+    assert not torch.allclose(coarse.inputs(batch)[0], plain.inputs(batch)[0], atol=1e-3)
+
+
 def test_parameters_and_operations_are_those_of_the_network():
     facts = torchvision.models.ResNet18_Weights.IMAGENET1K_V1.meta  # _ops: multiply-adds in 1e9, at 224 px
     embedder = Embedder(Architecture("rgb", "resnet18", embedding_size=32)).train()
@@ -488,6 +497,7 @@ def test_parameters_and_operations_are_those_of_the_network():
         ({"modality": "rgbd", "fusion": "depth_attention", "modality_dropout": 0.5}, "depth_attention, which cannot"),
         ({"modality": "rgbd", "fusion": "parallel", "modality_dropout": 0.5}, "branches never meet"),
         ({"input_size": -1}, "input_size"),
+        ({"depth_block": 0}, "depth_block >= 1"),
     ],
 )
 def test_an_architecture_that_does_not_exist_is_one_line(wrong, words):

@@ -12,6 +12,7 @@ from face3d_lib.train.encodings import (
     NOSE_RANGE,
     REACH,
     UNIT,
+    block_means,
     encode_depth,
     encode_normals_depth,
     fill_holes,
@@ -328,3 +329,19 @@ def test_an_encoding_in_mm_is_refused_for_depth_without_a_unit():
     assert "nose_depth" not in str(error.value).partition("use one of")[2]
     with pytest.raises(UserError, match=r"'normal': there is no encoding of this name.*normals"):
         require_meaning("normal", "mm")
+
+
+def test_means_of_blocks_leave_holes_out():
+    depth = torch.zeros(1, 1, 4, 6)
+    depth[0, 0, 0, :3] = torch.tensor([10.0, 20.0, 7.0])
+    means = block_means(depth, 2)
+    assert means[0, 0].tolist() == [[15, 7, 0], [0, 0, 0]]
+    assert block_means(depth, 1) is depth
+    assert block_means(torch.full((1, 1, 5, 5), 3.0), 2).tolist() == torch.full((1, 1, 3, 3), 3.0).tolist()
+
+
+def test_a_face_of_blocks_has_the_same_normals():
+    depth, scale = canonical(0.3 * X - 0.2 * Y)
+    fine, coarse = encode("normals", depth, scale), encode("normals", block_means(depth, 2), scale * 2)
+    middle = slice(20, 36)
+    torch.testing.assert_close(coarse[..., middle, middle], fine[..., 40:72:2, 40:72:2], atol=1e-3, rtol=0)
