@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,8 @@ from ..data.crops import align_pair
 from ..data.decoding import read_pair
 from ..data.faces import find_faces, load_detector
 from ..data.pack import Batch
-from ..data.pairs import PairFiles, RGBDPair, failure
+from ..data.pairs import BadPair, PairFiles, RGBDPair, failure
+from ..data.quality import measure_pair, points_of
 from ..data.splits import Splits
 from ..data.warp import AlignSettings
 from ..synthetic.camera import SESSION_SIZE
@@ -36,8 +37,9 @@ from .degradations import KNOBS, degrade, degrade_crop, is_lost, require_knobs
 from .embed import embed_batch
 from .embeddings import Embeddings
 from .metrics.curves import best_weight
-from .scores import templates
+from .scores import FAILED, templates
 from .trained import Trained
+from .trust import NOTHING, QUALITIES, Trust
 
 BOTH = ("rgb", "depth")
 ROWS = ["pair_id", "subject_id", "role", "knob", "level", "status", "detail"]
@@ -178,6 +180,7 @@ class Plan:
     levels: Levels
     seed: int
     device: str
+    measured: bool = False  # whether the quality of each recording is measured, which takes as long as finding its face
 
 
 @dataclass
@@ -189,6 +192,7 @@ class Shot:
     changed: tuple[str, ...]  # what may differ from the clean recording of the same pair once it is aligned
     after: tuple[str, float, int] | None = None  # a crop knob, its level and seed: applied after alignment
     crop: tuple[np.ndarray, np.ndarray, float] | None = field(default=None)  # colour, depth, depth per px
+    quality: dict[str, float] = field(default_factory=dict)  # QUALITIES, and 1 where there is colour, depth
 
 
 def shots_of(person: Person, plan: Plan) -> list[Shot]:
@@ -233,8 +237,10 @@ def _worse(clean: Shot, source: Drawn | Recorded, person: Person, name: str, lev
     return Shot(row, clean.pair, changed, (name, level, seed))
 
 
-def align_shots(shots: list[Shot], settings: AlignSettings, detector: Any) -> None:
-    """Fill in the crops of `shots`; a face that is not found, or a crop without depth, is a failure in its row."""
+def align_shots(shots: list[Shot], settings: AlignSettings, detector: Any, measured: bool = False) -> None:
+    """Fill in the crops of `shots`, and their quality if `measured`; a face that is not found, or a crop without depth, is a
+    failure in its row.
+    """
     pictures = {id(shot.pair.rgb): shot.pair.rgb for shot in shots if shot.pair is not None}
     faces = dict.fromkeys(pictures)
     if detector is not None:
@@ -252,6 +258,17 @@ def align_shots(shots: list[Shot], settings: AlignSettings, detector: Any) -> No
         if shot.after:
             rgb, depth = degrade_crop(shot.pair.pair_id, rgb, depth, *shot.after)
         shot.crop = rgb, depth, about["depth_per_px"]
+        if measured:
+            shot.quality = quality_of(shot.pair, about) | {"colour": float(rgb.any()), "depth": float(depth.any())}
+
+
+def quality_of(pair: RGBDPair, about: dict[str, Any]) -> dict[str, float]:
+    """QUALITIES of a raw pair, by the points that `align_pair` wrote into `about`; {} where it cannot be measured."""
+    try:
+        found, _ = measure_pair(pair, points_of(about, aligned=False), DepthConvention(pair.depth_unit, "farther"))
+    except (BadPair, ValueError, np.linalg.LinAlgError):
+        return {}
+    return {name: found.get(name, np.nan) for name in QUALITIES}
 
 
 def embed_shots(shots: list[Shot], network: Embedder, device: str = "cpu", batch: int = 64) -> np.ndarray:
@@ -275,16 +292,16 @@ def embed_shots(shots: list[Shot], network: Embedder, device: str = "cpu", batch
     return vectors
 
 
-def test_person(person: Person, plan: Plan, detector: Any, networks: dict[str, Embedder]) -> tuple[list, dict]:
-    """The rows of all recordings of a person, and their vectors by the name of the network."""
+def test_person(person: Person, plan: Plan, detector: Any, networks: dict[str, Embedder]) -> tuple[list, dict, list]:
+    """The rows of all recordings of a person, their vectors by the name of the network, and their qualities."""
     shots = shots_of(person, plan)
-    align_shots(shots, plan.settings, detector)
+    align_shots(shots, plan.settings, detector, plan.measured)
     vectors = {name: embed_shots(shots, network, plan.device) for name, network in networks.items()}
-    return [shot.row for shot in shots], vectors
+    return [shot.row for shot in shots], vectors, [shot.quality for shot in shots]
 
 
 @contextmanager
-def _tester(plan: Plan) -> Iterator[Callable[[Person], tuple[list, dict]]]:
+def _tester(plan: Plan) -> Iterator[Callable[[Person], tuple[list, dict, list]]]:
     """`test_person` for this process, with torch on one thread: the same results for any number of processes."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -303,8 +320,10 @@ class Stressed:
     rows: pd.DataFrame  # ROWS, one row for each recording, sorted by pair, knob and level
     vectors: dict[str, np.ndarray]  # by network: (N, D), zeros where a recording failed
     # two networks and the weight of the first, for all probes or by the person whom they show: one more system
-    fused: tuple[str, str, float | Mapping[str, float]] | None = None
+    fused: "tuple[str, str, float | Mapping[str, Mixed]] | None" = None
     levels: Levels = field(default_factory=dict)
+    quality: pd.DataFrame | None = None  # by row, if measured: QUALITIES, and 1 where there is colour, depth
+    trusted: tuple[str, str, Trust] | None = None  # a colour and a depth network, and their fusion: one more system
 
     def probes(self, knob: str = "", level: float = 0) -> dict[str, Probes]:
         """By system, the comparisons of the probes at one level of a knob with all enrolled people."""
@@ -319,6 +338,13 @@ class Stressed:
         if self.fused:
             first, second, weight = self.fused
             found[f"{first} + {second}"] = _fused(found[first], found[second], weight)
+        if self.trusted and self.quality is not None:
+            colour, depth, trust = self.trusted
+            of = [self.quality[part] for part in (chosen, enrolment)]
+            enrolled = (
+                of[1].groupby(self.rows.loc[enrolment, "subject_id"].to_numpy()).median()
+            )  # as the gallery is sorted
+            found[f"{colour} + {depth}, trusted"] = _trusted(found[colour], found[depth], trust, of[0], enrolled)
         return found
 
     def _embeddings(self, vectors: np.ndarray, chosen: np.ndarray) -> Embeddings:
@@ -333,8 +359,11 @@ def stress(
     seed: int = 0,
     device: str = "cpu",
     workers: int | None = None,
+    measured: bool = False,
 ) -> Stressed:
     """Record, align and embed all people at all levels; `workers` processes share them (None: one per core).
+
+    measured: the quality of each recording is measured, too, for `trust_systems`.
 
     UserError where networks were trained on crops of different settings, or need another unit of depth.
     """
@@ -350,22 +379,26 @@ def stress(
         if network.card.architecture.modality != "rgb":
             for unit in units:
                 require_meaning(network.card.architecture.encoding, "pixel" if unit == "pixel" else "mm")
-    plan = Plan(tuple(networks), settings, levels, seed, device)
+    plan = Plan(tuple(networks), settings, levels, seed, device, measured)
     rows: list[dict[str, Any]] = []
     vectors: dict[str, list[np.ndarray]] = {network.name: [] for network in networks}
+    quality: list[dict[str, float]] = []
     with tqdm(total=len(people), desc="stress", unit="person") as bar:
-        for found, made in run_tasks(partial(_tester, plan), list(people), workers or cores()):
+        for found, made, seen in run_tasks(partial(_tester, plan), list(people), workers or cores()):
             rows += found
+            quality += seen
             for name, array in made.items():
                 vectors[name].append(array)
             bar.update()
     table = pd.DataFrame(rows, columns=ROWS)
     order = table.sort_values(["pair_id", "role", "knob", "level"], kind="stable").index.to_numpy()
     stacked = {name: np.concatenate(parts)[order] for name, parts in vectors.items()}
-    return Stressed(table.loc[order].reset_index(drop=True), stacked, levels=levels)
+    measures = pd.DataFrame(quality, columns=[*QUALITIES, "colour", "depth"], dtype=float).loc[order]
+    found_quality = measures.reset_index(drop=True) if measured else None
+    return Stressed(table.loc[order].reset_index(drop=True), stacked, levels=levels, quality=found_quality)
 
 
-def fuse_systems(stressed: Stressed, first: str, second: str, weight: float | Mapping[str, float]) -> Stressed:
+def fuse_systems(stressed: Stressed, first: str, second: str, weight: "float | Mapping[str, Mixed]") -> Stressed:
     """The same test with late fusion as one more system: `weight` times the scores of `first`, the rest of `second`.
 
     weight: for all probes, or by subject_id for the probes of each person (`weights_of_halves`).
@@ -373,19 +406,45 @@ def fuse_systems(stressed: Stressed, first: str, second: str, weight: float | Ma
     return replace(stressed, fused=(first, second, weight))
 
 
-def weights_of_halves(stressed: Stressed, first: str, second: str, n_steps: int = 21) -> dict[str, float]:
+def trust_systems(stressed: Stressed, colour: str, depth: str, trust: Trust) -> Stressed:
+    """The same test with the fusion of a colour and a depth network by the quality of each comparison as one more system.
+
+    A template has the median qualities of its pictures. Colour or depth that is missing is left out of a comparison. A
+    failure to acquire is never accepted. UserError where the test did not measure the quality.
+    """
+    if stressed.quality is None:
+        raise UserError("trusted fusion needs the quality of each recording: call stress with measured=True")
+    return replace(stressed, trusted=(colour, depth, trust))
+
+
+class Mixed(NamedTuple):
+    """How the scores of two systems are added for one person's probes: scale * (weighted mean) + shift."""
+
+    weight: float  # of the first system
+    scale: float
+    shift: float
+
+
+def weights_of_halves(stressed: Stressed, first: str, second: str, n_steps: int = 21) -> dict[str, Mixed]:
     """By subject_id, the weight of `first` that is best for the clean probes of other people.
 
     Every second person, in the order of names, is in the one half and the others in the other. The weight of a half was
-    chosen on the comparisons within the other half, so that no person's own comparisons decide about it.
+    chosen on the comparisons within the other half, so that no person's own comparisons decide about it. Two weights make
+    scores of two scales, so those of the second half are scaled and shifted: the impostor scores, from which a half's
+    weight was chosen, have one mean and one standard deviation.
     """
     found = stressed.probes()
     names = found[first].gallery
-    weights: dict[str, float] = {}
+    mixed: dict[str, Mixed] = {}
+    levels: list[tuple[float, float]] = []  # mean and standard deviation of the impostor scores, for each half
     for own in (np.arange(len(names)) % 2 == 0, np.arange(len(names)) % 2 == 1):
         one, other = (_among(found[name], ~own).without_failures().trials() for name in (first, second))
-        weights |= dict.fromkeys(names[own].tolist(), best_weight(one, other, n_steps))
-    return weights
+        weight = best_weight(one, other, n_steps)
+        impostor = weight * one.impostor + (1 - weight) * other.impostor
+        levels.append((float(impostor.mean()), float(impostor.std())))
+        scale = levels[0][1] / levels[-1][1]
+        mixed |= dict.fromkeys(names[own].tolist(), Mixed(weight, scale, levels[0][0] - scale * levels[-1][0]))
+    return mixed
 
 
 def _among(probes: Probes, chosen: np.ndarray) -> Probes:
@@ -394,8 +453,19 @@ def _among(probes: Probes, chosen: np.ndarray) -> Probes:
     return replace(kept, scores=kept.scores[:, chosen], gallery=kept.gallery[chosen], enrolled=kept.enrolled[chosen])
 
 
-def _fused(first: Probes, second: Probes, weight: float | Mapping[str, float]) -> Probes:
+def _fused(first: Probes, second: Probes, weight: float | Mapping[str, Mixed]) -> Probes:
     if not isinstance(weight, Mapping):
         return fuse_probes([first, second], [weight, 1 - weight])
-    of_probe = np.array([weight[name] for name in first.subjects.tolist()])[:, None]
-    return replace(first, scores=of_probe * first.scores + (1 - of_probe) * second.scores)
+    of_probe = np.array([weight[name] for name in first.subjects.tolist()])[:, :, None]  # (P, 3, 1)
+    scores = of_probe[:, 0] * first.scores + (1 - of_probe[:, 0]) * second.scores
+    failed = ~first.acquired[:, None] | ~first.enrolled[None]
+    return replace(first, scores=np.where(failed, FAILED, of_probe[:, 1] * scores + of_probe[:, 2]))
+
+
+def _trusted(colour: Probes, depth: Probes, trust: Trust, probes: pd.DataFrame, enrolled: pd.DataFrame) -> Probes:
+    scores = {}
+    for name, system in (("colour", colour), ("depth", depth)):
+        there = (probes[name].to_numpy()[:, None] > 0) & (enrolled[name].to_numpy()[None] > 0)
+        scores[name] = np.where(there, system.scores, np.nan)
+    failed = ~colour.acquired[:, None] | ~colour.enrolled[None]
+    return replace(colour, scores=np.where(failed, NOTHING, trust.llr(scores, probes, enrolled)))

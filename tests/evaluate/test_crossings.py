@@ -144,10 +144,29 @@ def test_the_weight_of_a_person_comes_from_the_other_half():
     weights = weights_of_halves(stressed, "rgb", "depth")
     assert set(weights) == set(names)
     of_even, of_odd = ({weights[name] for name in set(names[chosen])} for chosen in (even, ~even))
-    assert min(of_even) > 0.4  # chosen on the odd people, for whom colour is perfect
-    assert max(of_odd) < 0.2
+    (of_even,), (of_odd,) = of_even, of_odd
+    assert of_even.weight > 0.4  # chosen on the odd people, for whom colour is perfect
+    assert of_odd.weight < 0.2
+    assert (of_even.scale, of_even.shift) == (1, 0)
     found = fuse_systems(stressed, "rgb", "depth", weights).probes()
     for k, name in enumerate(found["rgb"].subjects):
-        w = weights[name]
-        expected = w * found["rgb"].scores[k] + (1 - w) * found["depth"].scores[k]
+        w, scale, shift = weights[name]
+        expected = scale * (w * found["rgb"].scores[k] + (1 - w) * found["depth"].scores[k]) + shift
         assert np.allclose(found["rgb + depth"].scores[k], expected)
+
+
+def test_the_scores_of_both_halves_have_one_scale_and_failures_stay_last():
+    stressed = made({("", 0.0): (0.8, 1.0)})
+    stressed.vectors["rgb"][40] = stressed.vectors["depth"][40] = 0  # a probe of p00 that was not found
+    weights = weights_of_halves(stressed, "rgb", "depth")
+    found = fuse_systems(stressed, "rgb", "depth", weights).probes()["rgb + depth"]
+    assert (found.scores[0] == -1).all()
+    levels, systems = [], stressed.probes()
+    for own in (np.arange(40) % 2 == 0, np.arange(40) % 2 == 1):
+        mixed = weights[found.gallery[own][0]]
+        rows = np.isin(found.subjects, found.gallery[~own]) & found.acquired  # the people it was chosen on
+        one, other = (systems[name].scores[np.ix_(rows, ~own)] for name in ("rgb", "depth"))
+        fused = mixed.scale * (mixed.weight * one + (1 - mixed.weight) * other) + mixed.shift
+        impostor = fused[found.subjects[rows][:, None] != found.gallery[None, ~own]]
+        levels.append((impostor.mean(), impostor.std()))
+    assert levels[0] == pytest.approx(levels[1], abs=1e-5)

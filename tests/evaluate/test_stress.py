@@ -18,8 +18,19 @@ from face3d_lib.evaluate import stress as stress_test
 from face3d_lib.evaluate.conditions import rates
 from face3d_lib.evaluate.degradations import KNOBS
 from face3d_lib.evaluate.embed import embed_pair
-from face3d_lib.evaluate.stress import Drawn, Person, Plan, Recorded, fuse_systems, levels_of, new_people, stress
+from face3d_lib.evaluate.stress import (
+    Drawn,
+    Person,
+    Plan,
+    Recorded,
+    fuse_systems,
+    levels_of,
+    new_people,
+    stress,
+    trust_systems,
+)
 from face3d_lib.evaluate.trained import Trained
+from face3d_lib.evaluate.trust import FLAWS, System, Trust
 from face3d_lib.synthetic.people import identity_seed
 from face3d_lib.train.embedder import Architecture, Embedder
 from face3d_lib.train.model_files import make_card, save_model
@@ -122,6 +133,49 @@ def test_late_fusion_is_one_more_system(tested):
     assert set(tested.probes()) == {"rgb", "depth", "rgbd"}
 
 
+EVEN = {name: 0.0 for name in FLAWS}
+
+
+def by_hand(depth_slope=0.0):
+    """A fusion whose colour counts less in the dark, 10 LLR per unit of cosine and 2 less per factor of 2."""
+    colour = System(0.5, 10.0, 1.0, {"dark": -2.0}, {}, 1.0)
+    depth = System(0.5, depth_slope, 0.0, {}, {}, 1.0)
+    return Trust({"colour": colour, "depth": depth}, 0.0, EVEN, dict.fromkeys(FLAWS, 10.0), {})
+
+
+def test_a_fusion_by_quality_takes_the_qualities_of_each_recording(networks):
+    levels = {"dark": [6.0], "no_depth": [1.0], "depth_noise": [20.0]}
+    bare = stress(PEOPLE, networks[:2], levels, workers=1)
+    with pytest.raises(UserError, match="measured=True"):
+        trust_systems(bare, "rgb", "depth", by_hand())
+    measured = stress(PEOPLE, networks[:2], levels, workers=1, measured=True)
+    assert all(np.array_equal(bare.vectors[name], measured.vectors[name]) for name in bare.vectors)
+    quality, rows = measured.quality, measured.rows
+    assert len(quality) == len(rows)
+
+    def mean(name, knob):
+        return quality.loc[(rows["role"] == "probe") & (rows["knob"] == knob), name].mean()
+
+    assert mean("brightness", "dark") < 0.5 * mean("brightness", "")
+    assert mean("brightness", "depth_noise") == mean("brightness", "")
+    assert mean("noise_mm", "depth_noise") > 5 * mean("noise_mm", "")
+    assert (mean("depth", "no_depth"), mean("colour", "no_depth"), mean("depth", "dark")) == (0, 1, 1)
+
+    fused = trust_systems(measured, "rgb", "depth", by_hand())
+    clean, dark = fused.probes(), fused.probes("dark", 6.0)
+    assert set(clean) == {"rgb", "depth", "rgb + depth, trusted"}
+    for found, knob in ((clean, ""), (dark, "dark")):
+        scores = found["rgb + depth, trusted"].scores
+        bright = quality["brightness"].to_numpy()
+        probe = bright[((rows["role"] == "probe") & (rows["knob"] == knob)).to_numpy()]
+        gallery = bright[(rows["role"] == "enrolment").to_numpy()]  # one picture each, in the order of the people
+        lacking = np.maximum(np.log2(100) - np.log2(np.minimum(probe[:, None], gallery[None])), 0)
+        expected = np.maximum(10 - 2 * lacking, 0) * (found["rgb"].scores - 0.5) + 1
+        assert np.allclose(scores, expected, atol=1e-4)
+    without = trust_systems(measured, "rgb", "depth", by_hand(7.0)).probes("no_depth", 1.0)
+    assert np.allclose(without["rgb + depth, trusted"].scores, clean["rgb + depth, trusted"].scores)
+
+
 class Blank:
     """A picture without a face."""
 
@@ -143,7 +197,7 @@ def test_faces_that_are_not_found_and_pairs_that_cannot_be_read_are_rows(network
     eve = Person("eve", PEOPLE[0].enrolment, (PEOPLE[0].probes[0], Blank(), Broken()))
     plan = Plan(tuple(networks), AlignSettings(), {"holes": [0.5], "yaw": [15.0]}, 0, "cpu")
     loaded = {network.name: network.load() for network in networks[:1]}
-    rows, vectors = stress_test.test_person(eve, plan, load_detector(), loaded)
+    rows, vectors, _ = stress_test.test_person(eve, plan, load_detector(), loaded)
     status = pd.DataFrame(rows).groupby("pair_id")["status"].agg(set)
     assert status["eve/2"] == {"no_face"}
     assert status["eve/3"] == {"internal_error"}
@@ -154,7 +208,7 @@ def test_faces_that_are_not_found_and_pairs_that_cannot_be_read_are_rows(network
 
 def test_depth_that_is_lost_altogether_is_a_failure_of_the_whole_system(networks):
     plan = Plan(tuple(networks), AlignSettings(), {"holes": [1.0]}, 0, "cpu")
-    rows, vectors = stress_test.test_person(PEOPLE[0], plan, load_detector(), {"rgb": networks[0].load()})
+    rows, vectors, _ = stress_test.test_person(PEOPLE[0], plan, load_detector(), {"rgb": networks[0].load()})
     lost = np.array([row["knob"] == "holes" for row in rows])
     assert {row["status"] for row in rows if row["knob"] == "holes"} == {"bad_depth"}
     assert not vectors["rgb"][lost].any()
