@@ -40,19 +40,22 @@ def crossing(difference: np.ndarray, leader: float = 0) -> np.ndarray:
 
 
 def crossings(stressed: Stressed, pairs: Sequence[tuple[str, str]], replicates: int = 100) -> pd.DataFrame:
-    """A row for each knob and each of `pairs` of systems (first, second), with the columns COLUMNS.
+    """A row for each knob and each of `pairs` of systems (first, second), with the columns COLUMNS; pairs with a system
+    that the test does not have are left out.
 
     level: where the EER of one crosses that of the other for the first time, interpolated; eer: their EER there; _low
     and _high: 95 % of the draws of people. An end is NaN where more than 2.5 % of the draws lie beyond the worst level.
     place: the same as a place among the levels, the clean one at 0. share: of the draws in which the one that is ahead on
     clean probes is overtaken. Where it is not overtaken, level is NaN and `reason` says so.
     """
+    found = stressed.probes()
+    pairs = [pair for pair in pairs if set(pair) <= set(found)]
     names = list(dict.fromkeys(name for pair in pairs for name in pair))
-    drawn = multiplicities(len(next(iter(stressed.probes().values())).gallery), replicates, 0)
-    clean = _rates(stressed.probes(), names, drawn)
+    drawn = multiplicities(len(next(iter(found.values())).gallery), replicates, 0)
+    clean = _rates(found, names, drawn) if names else {}
     rows = []
     for knob, levels in stressed.levels.items():
-        rates = [clean, *(_rates(stressed.probes(knob, level), names, drawn) for level in levels)]
+        rates = [clean, *(_rates(stressed.probes(knob, level), names, drawn) for level in levels if names)]
         axis = np.array([BEGINS.get(knob, KNOBS[knob].clean), *levels])
         for first, second in pairs:
             one, other = (np.stack([rate[name] for rate in rates], axis=1) for name in (first, second))

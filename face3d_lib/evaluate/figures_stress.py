@@ -108,7 +108,7 @@ def examples_figure(source: Drawn | Recorded, levels: Levels, seed: int = 0, uni
     knobs = [knob for knob in levels if KNOBS[knob].kind != "crop"]
     wide = 1 + max((len(levels[knob]) for knob in knobs), default=0)
     lines = -(-len(knobs) // 2)
-    figure = plt.figure(figsize=(2.0 * wide + 0.6, 2.3 * max(lines, 1)), dpi=42)
+    figure = plt.figure(figsize=(2.0 * wide + 0.6, 2.3 * max(lines, 1)), dpi=36)
     if not knobs:
         return figure
     blocks = figure.subfigures(lines, 2, squeeze=False).ravel()
@@ -137,7 +137,7 @@ def _panels(knobs: Sequence[str], unit: str) -> tuple[Figure, dict[str, Axes]]:
     columns = min(COLUMNS, max(len(knobs), 1))
     lines = -(-max(len(knobs), 1) // columns)
     figure, axes = plt.subplots(
-        lines, columns, figsize=(2.75 * columns, 2.1 * lines + 0.5), dpi=56, sharey=True, squeeze=False
+        lines, columns, figsize=(2.75 * columns, 2.1 * lines + 0.5), dpi=50, sharey=True, squeeze=False
     )
     for ax in axes.flat[len(knobs) :]:
         ax.axis("off")

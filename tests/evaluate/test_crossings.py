@@ -75,6 +75,7 @@ def test_depth_overtakes_colour_where_the_straight_lines_between_the_levels_meet
     assert row["place"] == pytest.approx(1 + (row["level"] - 1) / 2)
     assert 1 < row["level_low"] <= row["level"] <= row["level_high"] < 3
     assert (row["share"], row["reason"]) == (1, "")
+    assert crossings(stressed, [("rgb", "rgbd")], 10).empty  # there is no such system
     again, swapped = (crossings(stressed, [pair], 100).iloc[0] for pair in (("rgb", "depth"), ("depth", "rgb")))
     assert again["level"] == pytest.approx(swapped["level"])
 

@@ -138,9 +138,9 @@ EVEN = {name: 0.0 for name in FLAWS}
 
 def by_hand(depth_slope=0.0):
     """A fusion whose colour counts less in the dark, 10 LLR per unit of cosine and 2 less per factor of 2."""
-    colour = System(0.5, 10.0, 1.0, {"dark": -2.0}, {}, 1.0)
-    depth = System(0.5, depth_slope, 0.0, {}, {}, 1.0)
-    return Trust({"colour": colour, "depth": depth}, 0.0, EVEN, dict.fromkeys(FLAWS, 10.0), {})
+    colour = System(0.5, 10.0, 1.0, {"dark": -2.0}, {})
+    depth = System(0.5, depth_slope, 0.0, {}, {})
+    return Trust({"colour": colour, "depth": depth}, EVEN, dict.fromkeys(FLAWS, 10.0), {})
 
 
 def test_a_fusion_by_quality_takes_the_qualities_of_each_recording(networks):
