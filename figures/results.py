@@ -81,7 +81,7 @@ CAPTIONS = {  # number of the notebook and name of the figure: what the picture 
     "42 tsne": "Embeddings of people never seen in training, projected by t-SNE.",
     "43 designs": "EER and accuracy by modality and design, with one seed.",
     "44 examples": "One probe along the levels of each knob of the stress test, in colour and depth.",
-    "44 eer": "EER of the systems when probes get worse, with 95 % bands over people; bars are faces not found.",
+    "44 eer": "EER of the systems when probes get worse, with 95 % bands; bars are faces not found, rings are crossings.",
     "44 rank1": "Rank-1 of the systems when probes get worse, with 95 % bands over people; bars are faces not found.",
     "44 differences": "Rank-1 of RGB-D minus that of RGB when probes get worse, corrected for the number of comparisons.",
     "45 surfaces": "Surface normals of synthetic training people, and of test people before another sensor.",
