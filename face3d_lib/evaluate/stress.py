@@ -431,20 +431,20 @@ def weights_of_halves(stressed: Stressed, first: str, second: str, n_steps: int 
     Every second person, in the order of names, is in the one half and the others in the other. The weight of a half was
     chosen on the comparisons within the other half, so that no person's own comparisons decide about it. Two weights make
     scores of two scales, so those of the second half are scaled and shifted: the impostor scores, from which a half's
-    weight was chosen, have one mean and one standard deviation.
+    weight was chosen, have one mean and one standard deviation. Where both weights are the same, nothing is scaled.
     """
     found = stressed.probes()
     names = found[first].gallery
-    mixed: dict[str, Mixed] = {}
-    levels: list[tuple[float, float]] = []  # mean and standard deviation of the impostor scores, for each half
+    halves: list[tuple[list[str], float, float, float]] = []  # people, weight, mean and deviation of impostor scores
     for own in (np.arange(len(names)) % 2 == 0, np.arange(len(names)) % 2 == 1):
         one, other = (_among(found[name], ~own).without_failures().trials() for name in (first, second))
         weight = best_weight(one, other, n_steps)
         impostor = weight * one.impostor + (1 - weight) * other.impostor
-        levels.append((float(impostor.mean()), float(impostor.std())))
-        scale = levels[0][1] / levels[-1][1]
-        mixed |= dict.fromkeys(names[own].tolist(), Mixed(weight, scale, levels[0][0] - scale * levels[-1][0]))
-    return mixed
+        halves.append((names[own].tolist(), weight, float(impostor.mean()), float(impostor.std())))
+    (ours, weight, mean, deviation), (theirs, another, level, spread) = halves
+    scale, shift = (deviation / spread, mean - level * deviation / spread) if weight != another else (1.0, 0.0)
+    mixed = dict.fromkeys(ours, Mixed(weight, 1.0, 0.0))
+    return mixed | dict.fromkeys(theirs, Mixed(another, scale, shift))
 
 
 def _among(probes: Probes, chosen: np.ndarray) -> Probes:

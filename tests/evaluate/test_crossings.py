@@ -162,6 +162,7 @@ def test_the_scores_of_both_halves_have_one_scale_and_failures_stay_last():
     weights = weights_of_halves(stressed, "rgb", "depth")
     found = fuse_systems(stressed, "rgb", "depth", weights).probes()["rgb + depth"]
     assert (found.scores[0] == -1).all()
+    assert len({mixed.weight for mixed in weights.values()}) == 2
     levels, systems = [], stressed.probes()
     for own in (np.arange(40) % 2 == 0, np.arange(40) % 2 == 1):
         mixed = weights[found.gallery[own][0]]
@@ -171,3 +172,12 @@ def test_the_scores_of_both_halves_have_one_scale_and_failures_stay_last():
         impostor = fused[found.subjects[rows][:, None] != found.gallery[None, ~own]]
         levels.append((impostor.mean(), impostor.std()))
     assert levels[0] == pytest.approx(levels[1], abs=1e-5)
+
+
+def test_with_one_weight_for_both_halves_nothing_is_scaled(monkeypatch):
+    monkeypatch.setattr("face3d_lib.evaluate.stress.best_weight", lambda one, other, steps: 0.75)
+    stressed = made({("", 0.0): (0.8, 1.0)})
+    weights = weights_of_halves(stressed, "rgb", "depth")
+    assert set(weights.values()) == {(0.75, 1, 0)}
+    found = fuse_systems(stressed, "rgb", "depth", 0.75).probes()["rgb + depth"]
+    assert np.allclose(fuse_systems(stressed, "rgb", "depth", weights).probes()["rgb + depth"].scores, found.scores)
