@@ -18,7 +18,7 @@ and .842. Intervals of differences held it in 1.000, .995, .980 and .953: with f
 table is on the results page, and `make coverage` measures it again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,6 +46,12 @@ class Interval:
     def named(self, name: str) -> dict[str, float]:
         """The columns `name`, name_low and name_high of a table's row."""
         return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
+
+def in_brackets(row: Mapping[str, float], rate: str) -> str:
+    """A rate of a row with columns as those of `Interval.named`, as text: ".. [low, high]", or "-" where it is NaN."""
+    low, high = row[f"{rate}_low"], row[f"{rate}_high"]
+    return "-" if np.isnan(row[rate]) else f"{row[rate]:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def subject_bootstrap(

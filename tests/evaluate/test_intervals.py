@@ -230,3 +230,9 @@ def test_holm_lies_between_none_and_bonferroni_in_any_order(p_values, random):
     order = list(range(len(p_values)))
     random.shuffle(order)
     np.testing.assert_array_equal(intervals.holm(p_values[order]), found[order])
+
+
+def test_a_rate_of_a_table_is_written_with_its_brackets():
+    row = {"eer": 0.1234, "eer_low": 0.1, "eer_high": 0.25, "tar": np.nan, "tar_low": np.nan, "tar_high": np.nan}
+    assert intervals.in_brackets(row, "eer") == "0.123 [0.100, 0.250]"
+    assert intervals.in_brackets(row, "tar") == "-"
