@@ -21,7 +21,6 @@ from ..data.warp import AlignSettings
 from .embedder import Architecture, Embedder
 from .encodings import require_meaning
 
-SHIPPED = Path(__file__).resolve().parents[1] / "weights"  # models that come with the library; see WEIGHTS.md
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
@@ -140,17 +139,6 @@ def load_model(
             f"{folder}: the weights do not fit the architecture of the card ({reason}): train again"
         ) from None
     return embedder.to(device).eval(), card
-
-
-def load_shipped(name: str, pack: Pack | None = None, device: str = "cpu") -> tuple[Embedder, ModelCard]:
-    """A model that comes with the library, as `load_model` gives it. "depth_synthetic" saw synthetic faces only.
-
-    UserError where no model of this name is shipped, or as for `load_model`.
-    """
-    known = sorted(path.parent.name for path in SHIPPED.glob("*/card.json"))
-    if name not in known:
-        raise UserError(f"{SHIPPED}: no model {name!r} comes with this library: one of {', '.join(known)} expected")
-    return load_model(SHIPPED / name, pack, device=device)
 
 
 def _require_fit(folder: Path, card: ModelCard, source: dict) -> None:

@@ -17,7 +17,8 @@ from face3d_lib.evaluate.embed import embed
 from face3d_lib.runs.record import git_state
 from face3d_lib.train.embedder import Architecture, Embedder
 from face3d_lib.train.losses import SoftmaxLoss
-from face3d_lib.train.model_files import SHIPPED, load_model, load_shipped, make_card, read_card, save_model
+from face3d_lib.train.model_files import load_model, make_card, read_card, save_model
+from face3d_lib.train.pretrained import SHIPPED, load_pretrained
 
 
 @pytest.fixture
@@ -170,7 +171,8 @@ def rank1(vectors, names):
 
 
 def test_the_shipped_depth_network_recognises_heads_that_it_never_saw(tmp_path):
-    embedder, card = load_shipped("depth_synthetic")  # its hash is checked against the card
+    embedder = load_pretrained("depth_synthetic")  # its hash is checked against the card
+    card = read_card(SHIPPED / "depth_synthetic")
     assert (SHIPPED / "depth_synthetic" / "model.safetensors").stat().st_size < 5e6
     assert card.alignment == AlignSettings(mode="dlib")
     assert card.architecture.modality == "depth"
@@ -179,5 +181,3 @@ def test_the_shipped_depth_network_recognises_heads_that_it_never_saw(tmp_path):
     names = heads.index["subject_id"].to_numpy(str)
     assert rank1(vectors, names) > 0.8
     assert rank1(vectors, np.random.default_rng(0).permutation(names)) < 0.3  # people shuffled: chance is 0.06
-    with pytest.raises(UserError, match="no model 'nobody' comes with this library: one of depth_synthetic"):
-        load_shipped("nobody")
