@@ -33,7 +33,8 @@ def test_every_locked_package_has_a_hash_and_no_host_is_named():
 
 def test_the_lock_satisfies_pyproject():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    wanted = [Requirement(line) for line in project["project"]["dependencies"] + project["dependency-groups"]["dev"]]
+    groups = [project["project"]["dependencies"], *project["project"]["optional-dependencies"].values()]
+    wanted = [Requirement(line) for lines in [*groups, project["dependency-groups"]["dev"]] for line in lines]
     locked = {canonicalize_name(r.name): str(next(iter(r.specifier)).version) for r in LOCKED}
     for requirement in wanted:
         assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), requirement
