@@ -296,6 +296,29 @@ def forget(
     print("the raw pictures and the tables, figures and executed notebooks of the run still show the person")
 
 
+@app.command(name="export")
+def export_onnx(
+    model: Annotated[str, typer.Argument(help="a model's folder, RUN:MODEL, dlib or depth_synthetic")],
+    out: Annotated[Path, typer.Option(help="the .onnx file to write")],
+    int8: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="pack of aligned pairs by which ranges of int8 are chosen"),
+    ] = None,
+) -> None:
+    """Write a model as an ONNX file that takes raw aligned crops, and compare it with PyTorch.
+
+    Example: face3d export demo:rgbd/30_train_softmax --out model.onnx
+    """
+    from .data.pack import Pack
+    from .serve.export import export_model
+    from .serve.models import load_named
+
+    made = export_model(*load_named(model), out, Pack.open(int8) if int8 else None)
+    print(f"{made.path}: {made.precision}, {made.n_bytes / 1e6:.1f} MB")
+    print(f"beside PyTorch: largest difference {made.difference:.1e}, lowest cosine {made.cosine:.6f}")
+    print("read it with face3d_lib/serve/onnx_page.py, which needs onnxruntime and numpy alone")
+
+
 def main() -> None:
     """The command line: a mistake of the user is one line and exit code 2, never a traceback."""
     speak_utf8("face3d_lib.cli")

@@ -37,7 +37,7 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
         *["figures_people", "live", "explore", "plot", "widgets"],
         *["report.tables", "report.provenance", "report.studies", "report.rates", "report.page"],
     ],
-    "serve": ["gallery", "identify"],
+    "serve": ["gallery", "identify", "models", "onnx_page", "export"],
 }
 FLOW = [f"{room}.{name}" for room, names in ROOMS.items() for name in names]
 FLOW += ["publish", "demo", "cli"]
