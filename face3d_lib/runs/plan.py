@@ -73,6 +73,7 @@ PLAN = [
     Stage("48_calibrate_scores", ("10_align_faces", "20_split_subjects", "40_evaluate_verification"), demo={}),
     Stage("49_explore_scores", (*DIVIDED_AND_PACKED, "40_evaluate_verification")),
     Stage("50_predict_identity", ("00_look_at_pairs", *DIVIDED_AND_PACKED, *TRAINED), demo={}),
+    Stage("51_export_model", ("00_look_at_pairs", "10_align_faces", *DIVIDED_AND_PACKED, *TRAINED)),
 ]
 
 
