@@ -1,14 +1,16 @@
 """face3d: run any notebook, the whole demo, or one step of it without opening a notebook."""
 
+import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from .base.environment import data_folder, speak_utf8
 from .base.errors import UserError
+from .cli_serve import commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -238,8 +240,6 @@ def evaluate_files(
 
     Example: face3d evaluate embeddings.npz --protocol pairs.csv --json > result.json
     """
-    import json
-
     from .evaluate.evaluation import FARS, evaluate_file
     from .runs.record import version
 
@@ -254,46 +254,7 @@ def evaluate_files(
     print(found.as_text())
 
 
-@app.command()
-def identify(
-    rgb: Annotated[Path, typer.Argument(help="picture")],
-    depth: Annotated[Path, typer.Argument(help="its depth: .npy or 16-bit .png")],
-    name: Annotated[str, typer.Option("--run", help="run whose gallery is asked")] = "demo",
-    depth_unit: Unit = "",
-    larger_is: Direction = "",
-    depth_scale: Scale = None,
-    picture: Annotated[Path | None, typer.Option(help="write probe and best match side by side to this PNG")] = None,
-) -> None:
-    """Whose face is this? Says who is accepted, or that nobody is, with the score and the nearest of the enrolled."""
-    from .serve.identify import check_target, existing, identify, write_comparison
-
-    rgb, depth = existing(rgb, "picture"), existing(depth, "depth")
-    if picture:
-        check_target(picture, name, rgb, depth)
-    answer = identify(name, rgb, depth, depth_unit, larger_is, depth_scale)
-    match = answer.match
-    verdict = f"accepted: {match.name}" if match.known else "rejected: nobody who is enrolled"
-    print(f"{verdict}   score {match.score:.3f}   threshold {match.threshold:.3f} ({answer.note})")
-    print(
-        "nearest: " + (", ".join(f"{person} {score:.3f}" for person, score in match.candidates) or "nobody is enrolled")
-    )
-    if picture:
-        write_comparison(picture, answer)
-        print(f"-> {picture}")
-
-
-@app.command()
-def forget(
-    person: Annotated[str, typer.Argument(help="name of the enrolled person")],
-    name: Annotated[str, typer.Option("--run", help="run whose gallery is changed")] = "demo",
-) -> None:
-    """Delete a person from a gallery: the template, the name and the names of pictures leave its files."""
-    from .serve.gallery import forget
-    from .serve.identify import gallery_folder
-
-    forgotten = forget(gallery_folder(name), person)
-    print(f"{forgotten} is no longer in the gallery of {name}")
-    print("the raw pictures and the tables, figures and executed notebooks of the run still show the person")
+app.add_typer(commands)  # enroll, identify, verify, forget, gallery
 
 
 @app.command(name="export")
@@ -320,13 +281,12 @@ def export_onnx(
 
 
 def main() -> None:
-    """The command line: a mistake of the user is one line and exit code 2, never a traceback."""
+    """The command line: a mistake of the user is one line and exit code 2, never a traceback; with --json it is JSON."""
     speak_utf8("face3d_lib.cli")
     try:
         app()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _fail(error, 2)
     except SystemExit as end:
         if end.code == 130:  # typer's code for Ctrl-C
             print("interrupted: files that were written are whole, and the same command resumes", file=sys.stderr)
@@ -335,8 +295,15 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:  # no such file, no permission, a full disk: the message names the file
+        _fail(error, 1)
+
+
+def _fail(error: Exception, code: int) -> NoReturn:
+    if "--json" in sys.argv:
+        print(json.dumps({"error": " ".join(str(error).split())}, ensure_ascii=False))
+    else:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ loaded only when they have passed.
 """
 
 import json
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from ..base.errors import UserError
 from ..data.convention import read_convention, read_source
 from ..data.pairs import BadPair, RGBDPair, single_pair
 from ..runs.folders import find_stage
+from .reading import declaring_folder, existing
 
 if TYPE_CHECKING:
     from .gallery import Match
@@ -59,7 +59,7 @@ def identify(
     if look and raw and rgb.resolve().is_relative_to(raw) and not any(declared):
         _, convention = read_source(look)
     else:
-        convention = read_convention(_declaring_folder(rgb), *declared)
+        convention = read_convention(declaring_folder(rgb), *declared)
 
     from ..data.decoding import read_pair
     from .gallery import open_gallery
@@ -82,22 +82,6 @@ def identify(
     return Answer(match, probe, best, people.note)
 
 
-def existing(path: Path, what: str) -> Path:
-    """`path`, or the file that is there under the same name in another Unicode form; UserError where there is none."""
-    path = Path(path)
-    if path.is_file():
-        return path
-    here = Path(path.anchor or ".")
-    for part in path.parts[1 if path.anchor else 0 :]:
-        exact = here / part
-        names = [] if exact.exists() or not here.is_dir() else [other.name for other in here.iterdir()]
-        same = [name for name in names if unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", part)]
-        here = here / same[0] if same else exact
-    if not here.is_file():
-        raise UserError(f"{what} {path}: there is no such file: correct the path")
-    return here
-
-
 def check_target(path: Path, run: str, rgb: Path, depth: Path) -> Path:
     """`path`, if a picture may be written there: a new .png outside of all folders that are kept as they are.
 
@@ -110,7 +94,7 @@ def check_target(path: Path, run: str, rgb: Path, depth: Path) -> Path:
     if path.exists() or path.is_symlink():
         raise UserError(f"--picture {path}: a file of that name is there and is not replaced: choose another name")
     raw = [folder] if (folder := _raw_folder(run)) else []
-    raw += [folder for file in (rgb, depth) if ((folder := _declaring_folder(file)) / "dataset.json").exists()]
+    raw += [folder for file in (rgb, depth) if ((folder := declaring_folder(file)) / "dataset.json").exists()]
     kept = dict.fromkeys(raw, "raw data") | {gallery_folder(run): "a gallery", paths.FIGURES: "published figures"}
     for folder, what in kept.items():
         if path.resolve().is_relative_to(folder.resolve()):
@@ -139,9 +123,3 @@ def _raw_folder(run: str) -> Path | None:
     if look is None or not (look / "source.json").is_file():
         return None
     return Path(json.loads((look / "source.json").read_text(encoding="utf-8"))["root"]).resolve()
-
-
-def _declaring_folder(rgb: Path) -> Path:
-    """The folder whose dataset.json applies to the picture: its own folder, else the one above the person's folder."""
-    parents = Path(rgb).resolve().parents[:2]
-    return next((folder for folder in parents if (folder / "dataset.json").exists()), parents[0])

@@ -1,0 +1,409 @@
+"""The commands of `face3d` that enrol people and recognise them. Each imports what it needs when it is called.
+
+Exit codes: 0, the answer is yes (somebody is accepted, all pictures are enrolled, all pairs were answered); 3, it is no
+(nobody who is enrolled, two people, a picture that was refused); 2, the command or its input is wrong; 1, the machine failed.
+"""
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .base.errors import UserError
+
+if TYPE_CHECKING:
+    from .serve.gallery import Match
+    from .serve.people import Enrolment, People
+
+commands = typer.Typer()  # of the first level
+gallery = typer.Typer(no_args_is_help=True, help="Look at a gallery of enrolled people, check it, and change it.")
+commands.add_typer(gallery, name="gallery")
+NO = 3  # the exit code of an answer that is no
+
+GalleryFolder = Annotated[Path, typer.Option("--gallery", help="folder of the gallery; made when somebody is enrolled")]
+There = Annotated[Path, typer.Argument(metavar="GALLERY", help="folder of the gallery")]
+Model = Annotated[
+    str,
+    typer.Option(
+        help="pretrained, RUN:MODEL as demo:rgbd/30_train_softmax, or a folder with card.json and model.safetensors; "
+        "default: the gallery's, and pretrained for a new one"
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else, errors included")]
+Unit = Annotated[str, typer.Option(help="mm, m or pixel, where no dataset.json says it")]
+Direction = Annotated[str, typer.Option(help="farther or nearer: what a larger depth value means")]
+Scale = Annotated[
+    float | None, typer.Option(help="number in a depth file times this factor = depth in the unit; default 1")
+]
+Far = Annotated[float, typer.Option(help="share of strangers who may be accepted")]
+Threshold = Annotated[float | None, typer.Option(help="a fixed threshold instead")]
+MissingDepth = Annotated[
+    bool, typer.Option("--allow-missing-depth", help="answer by colour alone where the face has no depth")
+]
+
+
+@commands.command()
+def enroll(
+    folder: GalleryFolder,
+    source: Annotated[
+        Path, typer.Argument(metavar="FOLDER|RGB", help="a folder per person, as raw data; or a picture")
+    ],
+    depth: Annotated[Path | None, typer.Argument(help="the picture's depth: .npy or 16-bit .png")] = None,
+    name: Annotated[str, typer.Option(help="the person in the picture")] = "",
+    model: Model = "",
+    far: Far = 0.01,
+    threshold: Threshold = None,
+    strangers: Annotated[
+        Path | None,
+        typer.Option(help="folder of people who will not be enrolled, by whose scores thresholds are chosen"),
+    ] = None,
+    keep_crops: Annotated[
+        bool,
+        typer.Option(
+            "--keep-crops",
+            help="also keep the pixels of the faces, not encrypted, so that the model can be changed later",
+        ),
+    ] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="enrol pictures that are refused for their quality")] = False,
+    as_json: Json = False,
+    depth_unit: Unit = "",
+    larger_is: Direction = "",
+    depth_scale: Scale = None,
+) -> None:
+    """Enrol people from one pair, or from a folder that holds a folder per person. Nothing is trained.
+
+    Each picture is judged first; what is refused is said with what to do. --far, --threshold, --strangers and --keep-crops
+    hold for a gallery that this command makes. Exit code 3: a picture was not enrolled.
+
+    Example: face3d enroll faces --gallery people
+    Example: face3d enroll anna.png anna.npy --name anna --gallery people
+    """
+    from .serve import batches
+    from .serve.people import People
+    from .serve.recogniser import Recogniser
+    from .serve.strangers import Strangers
+
+    declared = (depth_unit or None, larger_is or None, depth_scale or None)
+    if source.is_dir() and (name or depth):
+        raise UserError(f"{source}: a folder names its people itself: leave out --name and DEPTH")
+    if not source.is_dir() and not (name and depth):
+        raise UserError(f"{source}: give a folder, or a picture with its depth and --name")
+    recogniser = Recogniser.load(model) if model else None
+    table = None
+    if strangers:
+        recogniser = recogniser or Recogniser.load()
+        vectors = batches.strangers_of(strangers, recogniser, declared, _progress(as_json))
+        table = Strangers.measure(vectors, strangers.name)
+    people = People.open(folder, recogniser, far, threshold, keep_crops, table)
+    if source.is_dir():
+        done = batches.enrol_folder(people, source, declared, anyway, _progress(as_json))
+    else:
+        assert depth is not None
+        done = [people.enrol(name, source, depth, declared, anyway)]
+    _say_enrolled(people, done, as_json)
+    raise typer.Exit(NO if any(one.status == "refused" for one in done) else 0)
+
+
+@commands.command()
+def identify(
+    rgb: Annotated[
+        Path, typer.Argument(metavar="RGB|FOLDER|CSV", help="picture; or many: a folder per person, or a csv")
+    ],
+    depth: Annotated[Path | None, typer.Argument(help="its depth: .npy or 16-bit .png")] = None,
+    folder: Annotated[Path | None, typer.Option("--gallery", help="folder of the gallery that is asked")] = None,
+    name: Annotated[str, typer.Option("--run", help="run whose gallery is asked, without --gallery")] = "demo",
+    k: Annotated[int, typer.Option("--top", min=1, help="how many of the nearest people are named")] = 5,
+    as_json: Json = False,
+    allow_missing_depth: MissingDepth = False,
+    depth_unit: Unit = "",
+    larger_is: Direction = "",
+    depth_scale: Scale = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="write probe and best match side by side to this PNG (with --run)")
+    ] = None,
+) -> None:
+    """Whose face is this? Says who is accepted, or that nobody is, with the score and the nearest of the enrolled.
+
+    Exit code 0: somebody is accepted (of many pairs: all were answered); 3: nobody who is enrolled. A csv has the columns rgb
+    and depth, with paths from its own folder.
+
+    Example: face3d identify anna2.png anna2.npy --gallery people
+    Example: face3d identify probes.csv --gallery people --json
+    """
+    declared = (depth_unit or None, larger_is or None, depth_scale or None)
+    if folder is None:
+        _identify_in_run(rgb, depth, name, (depth_unit, larger_is, depth_scale), picture, as_json)
+        return
+    if picture:
+        raise UserError("--picture belongs to --run: a gallery keeps no pictures")
+    from .serve.gallery import open_gallery
+    from .serve.people import People
+    from .serve.reading import existing
+
+    note = open_gallery(folder).note  # before anything slow
+    if rgb.is_dir() or rgb.suffix.lower() == ".csv":
+        from .serve.batches import identify_many, pairs_of
+
+        pairs = pairs_of(rgb)
+        rows = identify_many(People.open(folder), pairs, declared, k, allow_missing_depth, _progress(as_json))
+        _say_answers(rows, as_json)
+        raise typer.Exit(0 if all(row["error"] is None for row in rows) else NO)
+    if depth is None:
+        raise UserError(f"{rgb}: its depth is not named: give the file beside it")
+    rgb, depth = existing(rgb, "picture"), existing(depth, "depth")
+    match = People.open(folder).identify(rgb, depth, declared, k, allow_missing_depth)
+    _say_match(match, note, as_json)
+    raise typer.Exit(0 if match.known else NO)
+
+
+@commands.command()
+def verify(
+    rgb: Annotated[Path, typer.Argument(help="picture")],
+    depth: Annotated[Path, typer.Argument(help="its depth")],
+    rgb2: Annotated[Path, typer.Argument(help="another picture")],
+    depth2: Annotated[Path, typer.Argument(help="its depth")],
+    model: Model = "pretrained",
+    far: Far = 0.01,
+    threshold: Threshold = None,
+    as_json: Json = False,
+    allow_missing_depth: MissingDepth = False,
+    depth_unit: Unit = "",
+    larger_is: Direction = "",
+    depth_scale: Scale = None,
+) -> None:
+    """Do two pairs show the same person? Exit code 0: yes; 3: no.
+
+    Example: face3d verify anna1.png anna1.npy anna2.png anna2.npy
+    """
+    from .serve.reading import existing, open_pair
+
+    declared = (depth_unit or None, larger_is or None, depth_scale or None)
+    files = [
+        (existing(rgb, "picture"), existing(depth, "depth")),
+        (existing(rgb2, "picture"), existing(depth2, "depth")),
+    ]
+    pairs = [open_pair(*pair, declared)[0] for pair in files]
+    from .serve.people import verify as compare
+    from .serve.recogniser import Recogniser
+
+    recogniser = Recogniser.load(model)
+    a, b = (recogniser.see(pair, allow_missing_depth=allow_missing_depth) for pair in pairs)
+    verdict = compare(recogniser, a, b, far, threshold)
+    if as_json:
+        _print_json(verdict)
+    else:
+        said = "the same person" if verdict.same else "two people"
+        print(f"{said}   score {verdict.score:.3f}   threshold {verdict.threshold:.3f} ({verdict.note})")
+    raise typer.Exit(0 if verdict.same else NO)
+
+
+@commands.command()
+def forget(
+    person: Annotated[str, typer.Argument(help="name of the enrolled person")],
+    name: Annotated[str, typer.Option("--run", help="run whose gallery is changed, without --gallery")] = "demo",
+    folder: Annotated[Path | None, typer.Option("--gallery", help="folder of the gallery that is changed")] = None,
+    as_json: Json = False,
+) -> None:
+    """Delete a person from a gallery: vectors, name, names of pictures and kept pixels leave its files.
+
+    Example: face3d forget anna --gallery people
+    """
+    from .serve.gallery import forget
+    from .serve.identify import gallery_folder
+
+    forgotten = forget(folder or gallery_folder(name), person)
+    if as_json:
+        _print_json({"forgotten": forgotten})
+        return
+    print(f"{forgotten} is no longer in the gallery of {folder or name}")
+    if folder is None:
+        print("the raw pictures and the tables, figures and executed notebooks of the run still show the person")
+
+
+@gallery.command("list")
+def list_people(folder: There, as_json: Json = False) -> None:
+    """Who is enrolled, with how many pictures, and the threshold with what it was chosen on.
+
+    Example: face3d gallery list people
+    """
+    from .serve.gallery import open_gallery
+
+    found = open_gallery(folder)
+    people = [
+        {"name": name, "pictures": [picture.pair_id for picture in shown]}
+        for name, shown in zip(found.names, found.pictures, strict=True)
+    ]
+    if as_json:
+        keys = ("model", "model_id", "threshold", "development_far", "note", "keep_crops")
+        _print_json({**{key: getattr(found, key) for key in keys}, "people": people})
+        return
+    print(f"{len(people)} people   model {found.model}   threshold {found.threshold:.3f} ({found.note})")
+    for person in people:
+        print(f"{person['name']}   {len(person['pictures'])}: {', '.join(person['pictures'])}")
+
+
+@gallery.command()
+def rename(
+    folder: There,
+    name: Annotated[str, typer.Argument(help="name of the enrolled person")],
+    new: Annotated[str, typer.Argument(help="the new name")],
+    as_json: Json = False,
+) -> None:
+    """Give an enrolled person another name.
+
+    Example: face3d gallery rename people anna "Anna Smith"
+    """
+    from .serve.gallery import change
+
+    found = change(folder, lambda before: before.rename(name, new))
+    _print_json({"people": list(found.names)}) if as_json else print(f"{name} is now called {new}")
+
+
+@gallery.command("forget")
+def forget_in_gallery(
+    folder: There,
+    name: Annotated[str, typer.Argument(help="name of the enrolled person")],
+    picture: Annotated[str, typer.Option(help="forget only this picture of the person, as `list` names it")] = "",
+    as_json: Json = False,
+) -> None:
+    """Delete a person, or one picture of a person: nothing of it stays in any file of the gallery.
+
+    Example: face3d gallery forget people anna
+    """
+    from .serve import gallery as store
+
+    if picture:
+        store.change(folder, lambda before: before.remove(name, picture))
+    else:
+        name = store.forget(folder, name)
+    _print_json({"forgotten": name, "picture": picture or None}) if as_json else print(f"forgotten: {picture or name}")
+
+
+@gallery.command("re-embed")
+def re_embed(folder: There, model: Model, as_json: Json = False) -> None:
+    """Move a gallery to another model, from the pixels that --keep-crops kept. The threshold is chosen anew.
+
+    Example: face3d gallery re-embed people --model demo:rgbd/30_train_softmax
+    """
+    from .serve import people
+    from .serve.gallery import open_gallery
+    from .serve.recogniser import Recogniser
+
+    open_gallery(folder)
+    moved = people.re_embed(folder, Recogniser.load(model), _progress(as_json))
+    if as_json:
+        _print_json(
+            {"model": moved.model, "model_id": moved.model_id, "threshold": moved.threshold, "note": moved.note}
+        )
+    else:
+        print(f"{len(moved.names)} people   model {moved.model}   threshold {moved.threshold:.3f} ({moved.note})")
+
+
+def _identify_in_run(
+    rgb: Path,
+    depth: Path | None,
+    run: str,
+    declared: tuple[str, str, float | None],
+    picture: Path | None,
+    as_json: bool,
+) -> None:
+    from .serve.identify import check_target, existing, identify, write_comparison
+
+    if depth is None:
+        raise UserError(f"{rgb}: its depth is not named: give the file beside it")
+    rgb, depth = existing(rgb, "picture"), existing(depth, "depth")
+    if picture:
+        check_target(picture, run, rgb, depth)
+    answer = identify(run, rgb, depth, *declared)
+    _say_match(answer.match, answer.note, as_json)
+    if picture:
+        write_comparison(picture, answer)
+        if not as_json:
+            print(f"-> {picture}")
+    raise typer.Exit(0 if answer.match.known else NO)
+
+
+def _say_match(match: "Match", note: str, as_json: bool) -> None:
+    if as_json:
+        _print_json(_match_as_dict(match) | {"note": note})
+        return
+    verdict = f"accepted: {match.name}" if match.known else "rejected: nobody who is enrolled"
+    print(f"{verdict}   score {match.score:.3f}   threshold {match.threshold:.3f} ({note})")
+    nearest = ", ".join(f"{person} {score:.3f}" for person, score in match.candidates)
+    print(f"nearest: {nearest or 'nobody is enrolled'}")
+
+
+def _match_as_dict(match: "Match") -> dict[str, Any]:
+    candidates = [{"name": name, "score": score} for name, score in match.candidates]
+    facts = {"known": match.known, "name": match.name, "score": match.score, "threshold": match.threshold}
+    return facts | {"candidates": candidates}
+
+
+def _say_answers(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        answers = [
+            {"rgb": row["rgb"], "depth": row["depth"], "error": row["error"]}
+            | (_match_as_dict(row["match"]) if row["match"] else {})
+            for row in rows
+        ]
+        _print_json({"answers": answers})
+        return
+    for row in rows:
+        match = row["match"]
+        if match is None:
+            print(f"{row['rgb']}   not answered: {row['error']}")
+        else:
+            print(
+                f"{row['rgb']}   {'accepted: ' + match.name if match.known else 'rejected'}   score {match.score:.3f}"
+            )
+    known = sum(bool(row["match"] and row["match"].known) for row in rows)
+    failed = sum(row["match"] is None for row in rows)
+    print(f"{len(rows)} pairs: {known} accepted, {len(rows) - known - failed} rejected, {failed} not answered")
+
+
+def _say_enrolled(people: "People", done: list["Enrolment"], as_json: bool) -> None:
+    found = people.gallery
+    if as_json:
+        rows = [
+            {
+                "name": one.name,
+                "pair_id": one.pair_id,
+                "status": one.status,
+                "reasons": one.reasons,
+                "weight": one.weight,
+            }
+            for one in done
+        ]
+        _print_json({"pictures": rows, "people": len(found.names), "threshold": found.threshold, "note": found.note})
+        return
+    for one in done:
+        said = "; ".join(one.reasons)
+        if one.status != "enrolled" or said:
+            print(f"{one.name}   {one.pair_id}   {one.status}{': ' if said else ''}{said}")
+    counts = {status: sum(one.status == status for one in done) for status in ("enrolled", "known", "refused")}
+    print(
+        f"{counts['enrolled']} pictures enrolled, {counts['known']} were enrolled before, {counts['refused']} refused; "
+        f"{len(found.names)} people   threshold {found.threshold:.3f} ({found.note})"
+    )
+
+
+def _progress(as_json: bool) -> Any:
+    """What shows the progress of an iterable on the standard error, or does nothing with --json."""
+    if as_json:
+        return iter
+
+    def shown(items: Iterable) -> Iterable:
+        from tqdm.auto import tqdm
+
+        return tqdm(items, unit="pair", file=sys.stderr, disable=None)
+
+    return shown
+
+
+def _print_json(value: Any) -> None:
+    from .base.atomic import plain
+
+    print(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))

@@ -1,0 +1,291 @@
+"""A gallery in use: a folder, and the recogniser that it was made with. Enrol, identify, compare, forget.
+
+    from face3d_lib.serve import People
+
+    people = People.open("people")                                   # a folder; made when somebody is enrolled
+    people.enrol("anna", "faces/anna/01.jpg", "faces/anna/01.npy")
+    print(people.identify("faces/anna/02.jpg", "faces/anna/02.npy"))  # Match(known=True, name='anna', ...)
+    people.forget("anna")
+
+Every call reads the folder as it then is, so that several processes may use one gallery.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from ..base.errors import UserError
+from ..data.convention import DepthConvention
+from ..data.pairs import RGBDPair
+from ..evaluate.metrics.thresholds import threshold_at_far_or_above
+from ..evaluate.scores import alarm_scores, cosine
+from . import gallery as store
+from . import gate, kept
+from .gallery import Gallery, Match, Picture
+from .names import checked, letters
+from .reading import UNDECLARED, Declared, open_pair
+from .recogniser import DEFAULT, Recogniser, Seen
+from .strangers import Strangers, shipped
+
+FAR = 0.01  # share of strangers who are accepted, if nothing else is asked for
+NOBODY_YET = float(np.nextafter(1, 2))  # a threshold that no score reaches
+
+
+@dataclass(frozen=True)
+class Enrolment:
+    """What became of one picture."""
+
+    name: str
+    pair_id: str
+    status: str  # "enrolled", "refused", or "known": the photograph was enrolled before, under this name
+    findings: tuple[gate.Finding, ...] = ()
+    weight: float = np.nan  # in the template
+
+    @property
+    def reasons(self) -> list[str]:
+        """What was found, one line each."""
+        return [finding.message for finding in self.findings]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether two pictures show one person."""
+
+    same: bool  # score >= threshold
+    score: float
+    threshold: float
+    note: str  # how the threshold was chosen
+
+
+@dataclass
+class People:
+    """The people of a gallery's folder, with the recogniser that the gallery is bound to."""
+
+    folder: Path
+    recogniser: Recogniser
+    fresh: Gallery  # without people: what a gallery that does not exist yet begins as
+
+    @classmethod
+    def open(
+        cls,
+        folder: str | Path,
+        model: Recogniser | str | None = None,
+        far: float = FAR,
+        threshold: float | None = None,
+        keep_crops: bool = False,
+        strangers: Strangers | None = None,
+    ) -> "People":
+        """The gallery of a folder, which need not exist yet. All but `folder` and `model` hold for a new gallery alone.
+
+        model: a recogniser or its name; by default that of the gallery, and "pretrained" for a new one. far: the share of
+        strangers who may be accepted, for which a threshold is chosen anew whenever people are added. threshold: a fixed one
+        instead. keep_crops: keep the pixels of faces, not encrypted, so that the gallery can move to another model. strangers:
+        scores of other people, where none come with the model.
+
+        UserError where the folder holds a gallery of another model, or something else.
+        """
+        folder = Path(folder)
+        there = store.open_gallery(folder) if store.exists(folder) else None
+        if model is None:
+            model = there.model if there else DEFAULT
+        recogniser = model if isinstance(model, Recogniser) else Recogniser.load(model)
+        if there:
+            there.require_model(recogniser.model_id, folder)
+        empty = np.empty((0, recogniser.size), np.float32)
+        fixed = threshold is not None
+        fresh = Gallery(
+            (), empty, recogniser.model_id, NOBODY_YET if threshold is None else threshold, far, recogniser.name,
+            note="given by hand" if fixed else "", keep_crops=keep_crops, fixed=fixed, strangers=strangers,
+        )  # fmt: skip
+        return cls(folder, recogniser, with_threshold(fresh))
+
+    @property
+    def gallery(self) -> Gallery:
+        """The gallery as it is on disk; one without people where there is none yet."""
+        if not store.exists(self.folder):
+            return self.fresh
+        return Gallery.load(self.folder, self.recogniser.model_id)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all enrolled people."""
+        return self.gallery.names
+
+    def see(
+        self, rgb: str | Path | RGBDPair, depth: str | Path | None = None, declared: Declared = UNDECLARED,
+        allow_missing_depth: bool = False,
+    ) -> tuple[Seen, DepthConvention]:  # fmt: skip
+        """What the recogniser sees in a pair, given by two files or as arrays, and what its depth means.
+
+        UserError where the pair cannot be used: no face, no depth in it, a file that is missing or damaged.
+        """
+        if isinstance(rgb, RGBDPair):
+            pair, convention = rgb, DepthConvention(rgb.depth_unit, "farther")
+        elif depth is None:
+            raise UserError(f"{rgb}: its depth is not named: give the file beside it")
+        else:
+            pair, convention = open_pair(Path(rgb), Path(depth), declared)
+        return self.recogniser.see(pair, allow_missing_depth=allow_missing_depth), convention
+
+    def enrol(
+        self, name: str, rgb: str | Path | RGBDPair, depth: str | Path | None = None, declared: Declared = UNDECLARED,
+        anyway: bool = False,
+    ) -> Enrolment:  # fmt: skip
+        """Judge one pair and, unless it is refused, add it to a person's pictures. A new name is a new person.
+
+        The picture's weight in the template is `gate.weight_of`. anyway: enrol what the gate refuses. UserError where the pair
+        cannot be used at all, or the name cannot (`names.checked`).
+        """
+        checked(name)
+        return self.enrol_seen(name, [self.see(rgb, depth, declared)], anyway)[0]
+
+    def enrol_seen(
+        self, name: str, pictures: Iterable[tuple[Seen, DepthConvention]], anyway: bool = False
+    ) -> list[Enrolment]:
+        """`enrol` for several pictures of one person, which were looked at (`see`); all of them are one change."""
+        name, judged = checked(name), [(seen, *gate.judge(seen, meaning)) for seen, meaning in pictures]
+        outcomes: list[Enrolment] = []
+        crops: dict[str, bytes] = {}
+
+        def added(gallery: Gallery) -> Gallery:
+            gallery.require_model(self.recogniser.model_id, self.folder)
+            outcomes.clear()
+            crops.clear()
+            for seen, findings, measured in judged:
+                data = kept.pack(seen) if gallery.keep_crops else b""
+                file = store.crops_name(data) if data else ""
+                picture = Picture(
+                    seen.pair.pair_id, seen.pair.rgb_sha256, seen.pair.depth_sha256, gate.weight_of(measured), file
+                )
+                outcome = _outcome(gallery, name, seen, picture, findings, anyway)
+                outcomes.append(outcome)
+                if outcome.status == "enrolled":
+                    gallery = with_threshold(gallery.add(name, seen.vector[None], [picture]))
+                    crops.update({file: data} if data else {})
+            return gallery
+
+        store.change(self.folder, added, self.fresh, crops)
+        return outcomes
+
+    def identify(
+        self, rgb: str | Path | RGBDPair, depth: str | Path | None = None, declared: Declared = UNDECLARED,
+        k: int = 5, allow_missing_depth: bool = False,
+    ) -> Match:  # fmt: skip
+        """Whom a pair shows: the best of the enrolled if the score reaches the threshold, else nobody.
+
+        UserError as of `see`, and where the folder holds no gallery.
+        """
+        people = Gallery.load(self.folder, self.recogniser.model_id)
+        return people.identify(self.see(rgb, depth, declared, allow_missing_depth)[0].vector, k)
+
+    def rename(self, name: str, new: str) -> None:
+        """Give a person another name. UserError where nobody has the old one, or somebody the new one."""
+        store.change(self.folder, lambda gallery: gallery.rename(name, new))
+
+    def remove(self, name: str, pair_id: str) -> None:
+        """Take one picture away from a person, as after a mistake. UserError where it is the only one, or is not there."""
+        store.change(self.folder, lambda gallery: with_threshold(gallery.remove(name, pair_id)))
+
+    def forget(self, name: str) -> str:
+        """Delete a person: nothing of the person stays in any file of the folder. Returns the name as it was enrolled."""
+        return store.forget(self.folder, name)
+
+
+def verify(recogniser: Recogniser, a: Seen, b: Seen, far: float = FAR, threshold: float | None = None) -> Verdict:
+    """Whether two pictures show one person, at the threshold at which the share `far` of comparisons of two people passes.
+
+    UserError where the recogniser comes without scores of strangers and no threshold is given.
+    """
+    note = "given by hand"
+    if threshold is None:
+        table = shipped(recogniser.model_id)
+        if table is None:
+            raise UserError(f"model {recogniser.name}: no threshold is known for it: give one with --threshold")
+        threshold, reason = table.threshold(far, 1)
+        note = _note(far, 1, table, reason)
+    score = float(cosine(a.vector[None], b.vector[None])[0, 0])
+    return Verdict(bool(np.isfinite(score) and score >= threshold), score, threshold, note)
+
+
+def with_threshold(gallery: Gallery) -> Gallery:
+    """The gallery with the threshold for its number of people, unless it was given by hand.
+
+    It comes from the scores of other people: those measured for this gallery, else those that come with the model. Where
+    there are none, the enrolled people are strangers to one another; a single person is then never recognised.
+    """
+    if gallery.fixed:
+        return gallery
+    far, size = gallery.development_far, max(len(gallery.names), 1)
+    if table := gallery.strangers or shipped(gallery.model_id):
+        threshold, reason = table.threshold(far, size)
+        return replace(gallery, threshold=threshold, note=_note(far, size, table, reason))
+    if len(gallery.names) < 2:
+        note = "nobody is accepted yet: a threshold needs two enrolled people, --strangers or --threshold"
+        return replace(gallery, threshold=NOBODY_YET, note=note)
+    names = np.array(gallery.names)
+    likeness = alarm_scores(cosine(gallery.vectors, gallery.templates), names[gallery.owner], names)
+    threshold, reason = threshold_at_far_or_above(likeness, far)
+    note = f"for FAR {far:g}, on the {len(likeness)} pictures of the {size} enrolled people as strangers to one another"
+    return replace(gallery, threshold=threshold, note=f"{note}; {reason}" if reason else note)
+
+
+def re_embed(folder: Path, recogniser: Recogniser, progress: Callable[[Sequence], Iterable] = iter) -> Gallery:
+    """Move a gallery to another model, from the pixels that it keeps. Nobody has to be photographed again.
+
+    The threshold is chosen anew. UserError where a picture's pixels were not kept; the gallery then stays as it is.
+    """
+    before = store.open_gallery(folder)
+    lacking = [
+        name for name, shown in zip(before.names, before.pictures, strict=True) if not all(p.crops for p in shown)
+    ]
+    if lacking:
+        raise UserError(
+            f"{folder}: the pixels of {len(lacking)} people, such as {lacking[0]!r}, were not kept (--keep-crops): enrol them again"
+        )
+    if recogniser.alignment.mode == "none":
+        raise UserError(f"model {recogniser.name} takes whole pictures, which are not kept: enrol again")
+    rows = [picture for shown in before.pictures for picture in shown]
+    vectors = []
+    for picture in progress(rows):
+        pair, faces = kept.unpack(store.kept_crops(folder, picture), picture.crops)
+        vectors.append(recogniser.see(pair, faces, allow_missing_depth=True).vector)
+
+    def moved(gallery: Gallery) -> Gallery:
+        if gallery.pictures != before.pictures or gallery.names != before.names:
+            raise UserError(f"{folder}: somebody changed the gallery meanwhile: start again")
+        stacked = np.stack(vectors) if vectors else np.empty((0, recogniser.size), np.float32)
+        return with_threshold(
+            replace(
+                gallery,
+                vectors=stacked,
+                model_id=recogniser.model_id,
+                model=recogniser.name,
+                fixed=False,
+                strangers=None,
+            )
+        )
+
+    return store.change(folder, moved)
+
+
+def _note(far: float, size: int, table: Strangers, reason: str) -> str:
+    people = "1 person" if size == 1 else f"{size} people"
+    note = f"for FAR {far:g} with {people}, on {table.comparisons} comparisons of {table.people} other people"
+    return f"{note}; {reason}" if reason else note
+
+
+def _outcome(
+    gallery: Gallery, name: str, seen: Seen, picture: Picture, findings: list[gate.Finding], anyway: bool
+) -> Enrolment:
+    """What becomes of a picture that is to be added to this gallery."""
+    held = [
+        p for other, shown in zip(gallery.names, gallery.pictures, strict=True) for p in shown if letters(other) == name
+    ]
+    if picture.rgb_sha256 and picture.rgb_sha256 in {p.rgb_sha256 for p in held}:
+        return Enrolment(name, picture.pair_id, "known")
+    found = (*findings, *gate.compare(gallery, name, seen.vector, picture))
+    if any(finding.refused for finding in found) and not anyway:
+        return Enrolment(name, picture.pair_id, "refused", found)
+    return Enrolment(name, picture.pair_id, "enrolled", found, picture.weight)

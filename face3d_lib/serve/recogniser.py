@@ -1,0 +1,188 @@
+"""What turns a pair into one vector: how the face is cropped, one or two networks, and the identity of all of it.
+
+The default needs no training. It is called "pretrained" and consists of the two networks of `train.pretrained`: dlib's for
+colour, and the depth network that has learnt from synthetic heads alone. Their unit vectors are scaled by the roots of a
+weight and of one minus it and put side by side, so that the cosine of two such vectors is the weighted mean of both scores.
+The weight is `fixed_weight` of weights/trust.json.
+
+A pair without usable depth is refused, unless the caller allows it. Its vector then holds colour alone, scaled to length 1.
+Against a vector with depth it scores the root of the weight (.985) times colour's cosine, and depth says nothing. A pair
+without colour cannot be used, because the face is found in colour.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..base.errors import UserError
+from ..data.faces import Faces, find_faces, load_detector
+from ..data.pairs import BadPair, RGBDPair
+from ..data.warp import AlignSettings
+
+if TYPE_CHECKING:
+    from ..train.embedder import Embedder
+
+DEFAULT = "pretrained"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One network of a recogniser."""
+
+    network: "Embedder"
+    weights_sha256: str
+    share: float  # of the score, 0 to 1
+
+    @property
+    def modality(self) -> str:
+        """What the network sees: "rgb", "depth" or "rgbd"."""
+        return self.network.architecture.modality
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What a recogniser saw in one pair."""
+
+    vector: np.ndarray  # (D,) float32 of unit length
+    pair: RGBDPair
+    faces: Faces  # all faces of the picture
+    row: dict[str, Any]  # measurements of the chosen face, as in alignment.csv
+    missing: str = ""  # "depth" where the vector holds colour alone
+
+    @property
+    def points(self) -> np.ndarray:
+        """(5, 2) the points of the chosen face in the picture: eyes, nose tip, corners of the mouth."""
+        from ..base.tables import POINTS
+
+        return np.array([self.row[name] for name in POINTS]).reshape(5, 2)
+
+
+@dataclass(frozen=True, eq=False)
+class Recogniser:
+    """A way to turn pairs into unit vectors. Vectors of recognisers with different `model_id` cannot be compared."""
+
+    name: str  # as `load` takes it
+    alignment: AlignSettings
+    parts: tuple[Part, ...]
+
+    @classmethod
+    def load(cls, name: str | Path = DEFAULT) -> "Recogniser":
+        """The recogniser of a name: "pretrained", a model of a run such as "demo:rgbd/30_train_softmax", or a folder with
+        card.json and model.safetensors.
+
+        UserError where it is missing or damaged, or where its crops cannot be made from a single picture.
+        """
+        from ..train.model_files import ModelCard, load_model
+
+        text = str(name)
+        if text == DEFAULT:
+            return cls(DEFAULT, *_pretrained())
+        if ":" in text and not Path(text).exists():
+            from ..evaluate.trained import find_models
+
+            run, _, model = text.partition(":")
+            (found,) = find_models(run, [model])
+            network, card = found.load(), found.card
+            text = f"{run}:{found.model}"
+        else:
+            folder = Path(text)
+            if not (folder / "card.json").is_file() and (folder / "model" / "card.json").is_file():
+                folder = folder / "model"
+            if not (folder / "card.json").is_file():
+                raise UserError(
+                    f"model {text}: no such model: name pretrained, RUN:MODEL as demo:rgbd/30_train_softmax, or a folder "
+                    "that holds card.json and model.safetensors"
+                )
+            network, card = load_model(folder)
+            text = str(folder.resolve())
+        assert isinstance(card, ModelCard)
+        return cls(text, card.alignment, (Part(network, str(card.weights_sha256), 1.0),))
+
+    @property
+    def model_id(self) -> str:
+        """SHA-256 over everything that a vector depends on: weights, architecture with encoding, shares and alignment."""
+        parts = [
+            {"weights": part.weights_sha256, "architecture": asdict(part.network.architecture), "share": part.share}
+            for part in self.parts
+        ]
+        body = {"version": 1, "alignment": self.alignment.hash(), "parts": parts}
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def size(self) -> int:
+        """D, the length of a vector."""
+        return sum(part.network.architecture.embedding_size for part in self.parts)
+
+    def find(self, pair: RGBDPair) -> Faces:
+        """The faces in the pair's picture; none are looked for where the model takes the whole picture."""
+        if self.alignment.mode == "none":
+            return Faces()
+        return find_faces([pair.rgb], _detector(), self.alignment.min_face_size)[0]
+
+    def see(self, pair: RGBDPair, faces: Faces | None = None, allow_missing_depth: bool = False) -> Seen:
+        """The pair's vector and what was measured on the way. `faces`: those of `find`, if they are known.
+
+        Raises BadPair (a UserError) where no face is found, and where the face has no depth, unless `allow_missing_depth` is
+        set and one of the networks does without.
+        """
+        from ..data.crops import align_pair
+        from ..train.encodings import require_meaning
+
+        for part in self.parts:
+            if part.modality != "rgb":
+                require_meaning(part.network.architecture.encoding, pair.depth_unit)
+        faces = self.find(pair) if faces is None else faces
+        row: dict[str, Any] = {}
+        found = None if self.alignment.mode == "none" else faces
+        missing = ""
+        try:
+            crops = align_pair(pair, found, self.alignment, row)
+        except BadPair as error:
+            colour = any(part.modality == "rgb" for part in self.parts)
+            if error.status != "bad_depth" or not allow_missing_depth or not colour:
+                raise
+            missing, row = "depth", {}
+            plane = replace(pair, depth=np.full(pair.depth.shape, 1000, np.float32))  # only to cut the colour
+            crops = align_pair(plane, found, self.alignment, row)
+            row |= {"valid_depth": 0.0, "relief": np.nan, "registration": np.nan}
+        return Seen(self._vector(*crops, row["depth_per_px"], missing), pair, faces, row, missing)
+
+    def _vector(self, rgb: np.ndarray, depth: np.ndarray, depth_per_px: float, missing: str) -> np.ndarray:
+        from ..data.pack import make_batch
+        from ..evaluate.embed import embed_batch
+
+        batch = make_batch(rgb, depth, depth_per_px, "cpu")
+        pieces = []
+        for part in self.parts:
+            if missing and part.modality != "rgb":
+                pieces.append(np.zeros(part.network.architecture.embedding_size))
+            else:
+                pieces.append(np.sqrt(part.share) * embed_batch(part.network, batch)[0].numpy().astype(np.float64))
+        whole = np.concatenate(pieces)
+        return (whole / np.linalg.norm(whole)).astype(np.float32)
+
+
+def _pretrained() -> tuple[AlignSettings, tuple[Part, ...]]:
+    from ..evaluate.trust import Trust
+    from ..train import pretrained
+
+    weight = float(Trust.load().source["fixed_weight"])
+    shares: dict[pretrained.Name, float] = {"dlib": weight, "depth_synthetic": round(1 - weight, 12)}
+    parts = tuple(
+        Part(pretrained.load_pretrained(name), str(pretrained.card_of(name).weights_sha256), share)
+        for name, share in shares.items()
+    )
+    return pretrained.ALIGNMENT, parts
+
+
+_loaded: list[Any] = []  # the detector, once it has been loaded
+
+
+def _detector() -> Any:
+    if not _loaded:
+        _loaded.append(load_detector())
+    return _loaded[0]

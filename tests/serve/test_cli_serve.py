@@ -1,0 +1,146 @@
+"""The commands that enrol and recognise: exit codes that tell the truth, JSON that is JSON, help that is quick."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from face3d_lib import cli
+from face3d_lib.base.errors import UserError
+from face3d_lib.base.paths import ROOT
+
+
+def face3d(*words):
+    return CliRunner().invoke(cli.app, [str(word) for word in words], catch_exceptions=True)
+
+
+def pair(faces, person, picture="s1_000"):
+    return faces / person / f"{picture}.png", faces / person / f"{picture}.npy"
+
+
+@pytest.fixture
+def enrolled(faces, tmp_path, one_load):
+    """A gallery of two people with one picture each, and a threshold that only an enrolled picture itself reaches."""
+    for person in ("p0000", "p0001"):
+        words = ["enroll", *pair(faces, person), "--name", person, "--gallery", tmp_path / "g", "--threshold", 0.999]
+        done = face3d(*words)
+        assert done.exit_code == 0, done.output
+    return tmp_path / "g"
+
+
+def test_enroll_identify_forget(faces, enrolled):
+    yes = face3d("identify", *pair(faces, "p0000"), "--gallery", enrolled)
+    assert (yes.exit_code, yes.output.split("   ")[0]) == (0, "accepted: p0000")
+    no = face3d("identify", *pair(faces, "p0002"), "--gallery", enrolled)
+    assert (no.exit_code, no.output.split("   ")[0]) == (3, "rejected: nobody who is enrolled")
+    assert face3d("forget", "p0000", "--gallery", enrolled).exit_code == 0
+    assert face3d("identify", *pair(faces, "p0000"), "--gallery", enrolled).exit_code == 3
+    assert isinstance(face3d("forget", "p0000", "--gallery", enrolled).exception, UserError)
+
+
+def test_json_is_all_that_is_printed(faces, enrolled, tmp_path):
+    answer = json.loads(face3d("identify", *pair(faces, "p0001"), "--gallery", enrolled, "--json").output)
+    assert (answer["known"], answer["name"], answer["threshold"]) == (True, "p0001", 0.999)
+    assert answer["candidates"][0]["name"] == "p0001"
+    stranger = json.loads(face3d("identify", *pair(faces, "p0002"), "--gallery", enrolled, "--json").output)
+    assert (stranger["known"], stranger["name"]) == (False, None)
+    people = json.loads(face3d("gallery", "list", enrolled, "--json").output)["people"]
+    assert people == [{"name": name, "pictures": [f"{name}/s1_000"]} for name in ("p0000", "p0001")]
+    done = face3d("enroll", faces, "--gallery", tmp_path / "all", "--json")
+    found = json.loads(done.output)
+    assert len(found["pictures"]) == 12
+    assert done.exit_code == (3 if any(one["status"] == "refused" for one in found["pictures"]) else 0)
+    assert {one["status"] for one in found["pictures"]} <= {"enrolled", "refused"}
+    many = json.loads(face3d("identify", faces, "--gallery", enrolled, "--json").output)["answers"]
+    assert sorted(one["name"] for one in many if one["known"]) == ["p0000", "p0001"]
+    assert json.loads(face3d("verify", *pair(faces, "p0000"), *pair(faces, "p0000"), "--json").output)["same"] is True
+
+
+def test_verify_answers_by_its_exit_code(faces, one_load):
+    assert face3d("verify", *pair(faces, "p0000"), *pair(faces, "p0000")).exit_code == 0
+    done = face3d("verify", *pair(faces, "p0000"), *pair(faces, "p0002"), "--threshold", 0.99)
+    assert (done.exit_code, done.output.split("   ")[0]) == (3, "two people")
+
+
+def test_a_refused_picture_is_said_with_what_to_do(faces, enrolled):
+    done = face3d("enroll", *pair(faces, "p0000"), "--name", "somebody else", "--gallery", enrolled)
+    assert done.exit_code == 3
+    assert "refused: correct the name: the same photograph is enrolled as 'p0000'" in done.output
+    assert "somebody else" not in (enrolled / "gallery.json").read_text()
+
+
+def test_the_gallery_is_changed_by_its_commands(faces, enrolled):
+    assert face3d("gallery", "rename", enrolled, "p0000", "Anna Smith").exit_code == 0
+    face3d("enroll", *pair(faces, "p0000", "s1_001"), "--name", "Anna Smith", "--gallery", enrolled, "--anyway")
+    assert "Anna Smith   2: p0000/s1_000, p0000/s1_001" in face3d("gallery", "list", enrolled).output
+    assert face3d("gallery", "forget", enrolled, "Anna Smith", "--picture", "p0000/s1_001").exit_code == 0
+    assert "Anna Smith   1: p0000/s1_000" in face3d("gallery", "list", enrolled).output
+    assert face3d("gallery", "forget", enrolled, "Anna Smith").exit_code == 0
+    assert "Anna" not in (enrolled / "gallery.json").read_text()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["enroll", "{faces}", "--name", "anna"],
+        ["enroll", "{rgb}", "{depth}"],
+        ["enroll", "{rgb}", "--name", "anna"],
+        ["enroll", "{rgb}", "{depth}", "--name", "x\ny"],
+        ["enroll", "{rgb}", "{depth}", "--name", "anna", "--far", "2"],
+        ["enroll", "{rgb}", "{depth}", "--name", "anna", "--model", "nothing"],
+        ["enroll", "{rgb}", "{rgb}", "--name", "anna"],
+        ["enroll", "{nowhere}", "{depth}", "--name", "anna"],
+        ["identify", "{rgb}", "{depth}"],
+        ["identify", "{rgb}"],
+    ],
+)
+def test_a_mistake_is_one_line_and_makes_no_gallery(faces, tmp_path, one_load, words):
+    rgb, depth = pair(faces, "p0000")
+    places = {"faces": faces, "rgb": rgb, "depth": depth, "nowhere": tmp_path / "no.png"}
+    done = face3d(*[word.format(**places) for word in words], "--gallery", tmp_path / "g")
+    assert isinstance(done.exception, UserError), done.output
+    assert "\n" not in str(done.exception)
+    assert not (tmp_path / "g").exists()
+
+
+def run(*words):
+    command = [sys.executable, "-m", "face3d_lib.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+
+
+def test_an_error_is_json_where_json_was_asked_for(tmp_path):
+    done = run("gallery", "list", tmp_path / "none", "--json")
+    assert done.returncode == 2
+    assert "no gallery there" in json.loads(done.stdout)["error"]
+    assert done.stderr == ""
+    plain = run("gallery", "list", tmp_path / "none")
+    assert (plain.returncode, plain.stdout) == (2, "")
+    assert plain.stderr.startswith("error: ")
+
+
+@pytest.mark.parametrize("words", [["enroll"], ["identify"], ["verify"], ["forget"], ["gallery", "list"]])
+def test_help_shows_an_example(words):
+    done = face3d(*words, "--help")
+    assert f"face3d {' '.join(words)}" in " ".join(done.output.replace("│", " ").split())
+
+
+def test_what_needs_no_network_loads_none(faces, enrolled):
+    shutil.copytree(enrolled, enrolled.parent / "copy")
+    program = (
+        "import sys\nfrom face3d_lib import cli\ntry: cli.app()\nfinally: "
+        "assert not {'torch', 'pandas', 'matplotlib', 'sklearn'} & set(sys.modules), sorted(sys.modules)"
+    )
+    folder = enrolled.parent / "copy"
+    for words in (
+        ["--help"],
+        ["gallery", "list", folder],
+        ["gallery", "rename", folder, "p0000", "b"],
+        ["gallery", "forget", folder, "b"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *map(str, words)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
