@@ -77,7 +77,8 @@ class People:
         keep_crops: bool = False,
         strangers: Strangers | None = None,
     ) -> "People":
-        """The gallery of a folder, which need not exist yet. All but `folder` and `model` hold for a new gallery alone.
+        """The gallery of a folder, which need not exist yet. All but `folder` and `model` hold for a new gallery alone; `choose`
+        changes them later.
 
         model: a recogniser or its name; by default that of the gallery, and "pretrained" for a new one. far: the share of
         strangers who may be accepted, for which a threshold is chosen anew whenever people are added. threshold: a fixed one
@@ -179,6 +180,29 @@ class People:
         """
         people = Gallery.load(self.folder, self.recogniser.model_id)
         return people.identify(self.see(rgb, depth, declared, allow_missing_depth)[0].vector, k)
+
+    def choose(
+        self,
+        far: float | None = None,
+        threshold: float | None = None,
+        strangers: Strangers | None = None,
+        keep_crops: bool | None = None,
+    ) -> None:
+        """Change how the gallery chooses its threshold (see `open`), or whether it keeps pixels from now on."""
+
+        def changed(gallery: Gallery) -> Gallery:
+            if threshold is not None:
+                gallery = replace(gallery, threshold=threshold, fixed=True, note="given by hand")
+            elif far is not None or strangers is not None:
+                gallery = replace(
+                    gallery,
+                    fixed=False,
+                    development_far=gallery.development_far if far is None else far,
+                    strangers=strangers or gallery.strangers,
+                )
+            return with_threshold(replace(gallery, keep_crops=gallery.keep_crops if keep_crops is None else keep_crops))
+
+        store.change(self.folder, changed)
 
     def rename(self, name: str, new: str) -> None:
         """Give a person another name. UserError where nobody has the old one, or somebody the new one."""

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..base.errors import UserError
 from ..data.faces import Faces, find_faces, load_detector
 from ..data.pairs import BadPair, RGBDPair
 from ..data.warp import AlignSettings
+from .models import load_named
 
 if TYPE_CHECKING:
     from ..train.embedder import Embedder
@@ -71,35 +71,17 @@ class Recogniser:
 
     @classmethod
     def load(cls, name: str | Path = DEFAULT) -> "Recogniser":
-        """The recogniser of a name: "pretrained", a model of a run such as "demo:rgbd/30_train_softmax", or a folder with
-        card.json and model.safetensors.
+        """The recogniser of a name: "pretrained", or one network by any name that `models.load_named` knows, such as
+        "demo:rgbd/30_train_softmax" or a folder with card.json and model.safetensors.
 
-        UserError where it is missing or damaged, or where its crops cannot be made from a single picture.
+        UserError where it is missing or damaged.
         """
-        from ..train.model_files import ModelCard, load_model
-
         text = str(name)
         if text == DEFAULT:
             return cls(DEFAULT, *_pretrained())
-        if ":" in text and not Path(text).exists():
-            from ..evaluate.trained import find_models
-
-            run, _, model = text.partition(":")
-            (found,) = find_models(run, [model])
-            network, card = found.load(), found.card
-            text = f"{run}:{found.model}"
-        else:
-            folder = Path(text)
-            if not (folder / "card.json").is_file() and (folder / "model" / "card.json").is_file():
-                folder = folder / "model"
-            if not (folder / "card.json").is_file():
-                raise UserError(
-                    f"model {text}: no such model: name pretrained, RUN:MODEL as demo:rgbd/30_train_softmax, or a folder "
-                    "that holds card.json and model.safetensors"
-                )
-            network, card = load_model(folder)
-            text = str(folder.resolve())
-        assert isinstance(card, ModelCard)
+        network, card = load_named(text)
+        if Path(text).exists():
+            text = str(Path(text).resolve())
         return cls(text, card.alignment, (Part(network, str(card.weights_sha256), 1.0),))
 
     @property

@@ -144,3 +144,24 @@ def test_what_needs_no_network_loads_none(faces, enrolled):
             [sys.executable, "-c", program, *map(str, words)], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
+
+
+def test_check_speaks_text_and_json(faces, enrolled):
+    done = face3d("gallery", "check", enrolled)
+    assert done.exit_code == 0, done.output
+    assert done.output.startswith("2 people, 2 pictures: 1 to 1 of each; threshold 0.999")
+    found = json.loads(face3d("gallery", "check", enrolled, "--json").output)
+    assert (found["people"], found["right"]["value"]) == (2, None)
+    assert "a rate needs 5" in found["reasons"]["right"]
+    refused = face3d("gallery", "check", enrolled, "--strangers", faces)
+    assert "is enrolled" in str(refused.exception)
+
+
+def test_the_threshold_of_a_gallery_can_be_chosen_again(faces, enrolled):
+    words = ["enroll", *pair(faces, "p0000"), "--name", "p0000", "--gallery", enrolled]
+    face3d(*words)
+    assert json.loads(face3d("gallery", "list", enrolled, "--json").output)["threshold"] == 0.999
+    face3d(*words, "--far", "0.1")
+    found = json.loads(face3d("gallery", "list", enrolled, "--json").output)
+    assert 0.8 < found["threshold"] < 0.95
+    assert found["note"].startswith("for FAR 0.1 with 2 people")
