@@ -82,30 +82,17 @@ def enroll(
     Example: face3d enroll faces --gallery people
     Example: face3d enroll anna.png anna.npy --name anna --gallery people
     """
-    from .serve import batches
-    from .serve.gallery import exists
-    from .serve.people import FAR, People
-    from .serve.recogniser import Recogniser
-    from .serve.strangers import Strangers
-
-    declared = (depth_unit or None, larger_is or None, depth_scale or None)
     if source.is_dir() and (name or depth):
         raise UserError(f"{source}: a folder names its people itself: leave out --name and DEPTH")
     if not source.is_dir() and not (name and depth):
         raise UserError(f"{source}: give a folder, or a picture with its depth and --name")
-    recogniser = Recogniser.load(model) if model else None
-    table = None
-    if strangers:
-        recogniser = recogniser or Recogniser.load()
-        vectors = batches.strangers_of(strangers, recogniser, declared, _progress(as_json))
-        table = Strangers.measure(vectors, strangers.name)
-    people = People.open(folder, recogniser, FAR if far is None else far, threshold, keep_crops, table)
-    if exists(folder) and any((far, threshold, table, keep_crops)):
-        people.choose(far, threshold, table, keep_crops or None)
-    if source.is_dir():
-        done = batches.enrol_folder(people, source, declared, anyway, _progress(as_json))
+    declared = (depth_unit or None, larger_is or None, depth_scale or None)
+    people = _open_to_enrol(folder, model, (far, threshold, strangers, keep_crops), declared, as_json)
+    if depth is None:
+        from .serve.batches import enrol_folder
+
+        done = enrol_folder(people, source, declared, anyway, _progress(as_json))
     else:
-        assert depth is not None
         done = [people.enrol(name, source, depth, declared, anyway)]
     _say_enrolled(people, done, as_json)
     raise typer.Exit(NO if any(one.status == "refused" for one in done) else 0)
@@ -338,6 +325,33 @@ def re_embed(folder: There, model: Model, as_json: Json = False) -> None:
         )
     else:
         print(f"{len(moved.names)} people   model {moved.model}   threshold {moved.threshold:.3f} ({moved.note})")
+
+
+def _open_to_enrol(
+    folder: Path,
+    model: str,
+    chosen: tuple[float | None, float | None, Path | None, bool],
+    declared: tuple[str | None, str | None, float | None],
+    as_json: bool,
+) -> "People":
+    """The gallery with far, threshold, strangers and keep_crops as they were chosen, whether it is there or new."""
+    from .serve.batches import strangers_of
+    from .serve.gallery import exists
+    from .serve.people import FAR, People
+    from .serve.recogniser import Recogniser
+    from .serve.strangers import Strangers
+
+    far, threshold, strangers, keep_crops = chosen
+    recogniser = Recogniser.load(model) if model else None
+    table = None
+    if strangers:
+        recogniser = recogniser or Recogniser.load()
+        vectors = strangers_of(strangers, recogniser, declared, _progress(as_json))
+        table = Strangers.measure(vectors, strangers.name)
+    people = People.open(folder, recogniser, FAR if far is None else far, threshold, keep_crops, table)
+    if exists(folder) and any((far, threshold, table, keep_crops)):
+        people.choose(far, threshold, table, keep_crops or None)
+    return people
 
 
 def _identify_in_run(
