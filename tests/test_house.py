@@ -13,7 +13,7 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
     "runs": ["folders", "plan", "parameters", "code", "record", "notebook", "runner", "workers", "sweep", "lab"],
     "synthetic": [
         *["fields", "people", "sittings", "camera", "scenes", "dataset"],
-        *["targets", "surface", "parametric", "parametric_camera"],
+        *["attacks", "targets", "surface", "parametric", "parametric_camera"],
     ],
     "data": [
         *["convention", "pairs", "decoding", "faces", "warp", "depth_check", "alignment_table", "crops", "journal"],
@@ -28,7 +28,7 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
     "evaluate": [
         *["embeddings", "embed", "scores", "metrics.checks", "metrics.curves", "metrics.thresholds"],
         *["metrics.pairs_protocol", "metrics.identification", "metrics.failures", "metrics.calibration"],
-        *["metrics.normalisation", "metrics.discard", "intervals", "metrics.all_pairs"],
+        *["metrics.normalisation", "metrics.discard", "metrics.presentation", "intervals", "metrics.all_pairs"],
         *["trust", "everybody", "audit", "protocol", "enrolment", "trial_lists", "trained", "words", "compare"],
         *["rating", "few_pictures"],
         *["score_files", "embedding_files", "evaluation", "other_systems", "systems", "people", "groups"],
@@ -38,7 +38,19 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
         *["report.tables", "report.provenance", "report.studies", "report.rates", "report.page"],
     ],
     "serve": [
-        *["names", "search", "strangers", "gallery", "reading", "models", "recogniser", "kept", "gate", "people"],
+        *[
+            "liveness",
+            "names",
+            "search",
+            "strangers",
+            "gallery",
+            "reading",
+            "models",
+            "recogniser",
+            "kept",
+            "gate",
+            "people",
+        ],
         *["batches", "check", "identify", "onnx_page", "export"],
     ],
 }
