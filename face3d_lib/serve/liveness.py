@@ -8,7 +8,7 @@ holes:
 - nose: the height of a bump of a nose's size over a surface of second order, near where the nose is expected.
 
 Both are in distances between the eyes, so the unit of depth does not matter. The score is the root of their product. The
-threshold was chosen on synthetic people (`tests/bench/liveness.py`), and the results page has the errors.
+threshold was chosen on synthetic people (`make liveness`), and the results page has the errors.
 
 This tells photographs and screens, held flat, tilted or bent, and paper masks with holes. It does not tell anything that
 has the relief of a face: a mask of silicone, resin or plaster, or a paper mask through which the wearer's nose stands

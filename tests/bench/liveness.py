@@ -1,6 +1,6 @@
 """Errors of the liveness check: BPCER, and APCER of each kind of attack, with intervals over people.
 
-    python tests/bench/liveness.py [NAME=FOLDER ...]
+    make liveness SENSORS="'NAME=FOLDER' ..."
 
 The threshold is chosen on the first synthetic people and measured on others, and on real pairs in raw folders, whose depth is
 replaced by that of an attack with the holes and the noise of their sensor. Writes figures/recorded/liveness.json; a run
@@ -94,7 +94,7 @@ def main() -> None:
     path = FIGURES / "recorded" / "liveness.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"facts": {}, "rows": []}
     kept = {row["held before the camera"]: row for row in before["rows"]}
-    facts = before["facts"] | {"threshold": THRESHOLD, "chosen": round(chosen, 4), "target": TARGET, "tuned_on": PEOPLE}
+    facts = before["facts"] | {"threshold": THRESHOLD, "target": TARGET, "tuned_on": PEOPLE}
     found = {name: rates(table, THRESHOLD) for name, table in tables.items()}
     for name, table in tables.items():
         real, short = table[table["species"] == BONA_FIDE], name.lower().replace(" ", "_")
@@ -107,7 +107,7 @@ def main() -> None:
             "rate": "BPCER" if species == BONA_FIDE else "APCER",
         }
         rows.append(row | {name: of[species] for name, of in found.items()})
-    command = "python tests/bench/liveness.py " + " ".join(f"'{name}=FOLDER'" for name in ("Kinect", "Kinect v2"))
+    command = "make liveness SENSORS=\"'Kinect=FOLDER' 'Kinect v2=FOLDER'\""
     write_json(path, {"command": command, "measured_on": "CPU, float64", "facts": facts, "rows": rows})
     print(pd.DataFrame(rows).to_string(index=False))
 
