@@ -1,16 +1,20 @@
 """The commands that enrol and recognise: exit codes that tell the truth, JSON that is JSON, help that is quick."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from face3d_lib import cli
 from face3d_lib.base.errors import UserError
 from face3d_lib.base.paths import ROOT
+from face3d_lib.serve.people import People
 
 
 def face3d(*words):
@@ -21,14 +25,18 @@ def pair(faces, person, picture="s1_000"):
     return faces / person / f"{picture}.png", faces / person / f"{picture}.npy"
 
 
-@pytest.fixture
-def enrolled(faces, tmp_path, one_load):
+@pytest.fixture(scope="module")
+def made(faces, recogniser, tmp_path_factory):
     """A gallery of two people with one picture each, and a threshold that only an enrolled picture itself reaches."""
+    people = People.open(tmp_path_factory.mktemp("made") / "g", recogniser, threshold=0.999)
     for person in ("p0000", "p0001"):
-        words = ["enroll", *pair(faces, person), "--name", person, "--gallery", tmp_path / "g", "--threshold", 0.999]
-        done = face3d(*words)
-        assert done.exit_code == 0, done.output
-    return tmp_path / "g"
+        assert people.enrol(person, *pair(faces, person)).status == "enrolled"
+    return people.folder
+
+
+@pytest.fixture
+def enrolled(made, tmp_path, one_load):
+    return shutil.copytree(made, tmp_path / "g")
 
 
 def test_enroll_identify_forget(faces, enrolled):
@@ -165,3 +173,72 @@ def test_the_threshold_of_a_gallery_can_be_chosen_again(faces, enrolled):
     found = json.loads(face3d("gallery", "list", enrolled, "--json").output)
     assert 0.8 < found["threshold"] < 0.95
     assert found["note"].startswith("for FAR 0.1 with 2 people")
+
+
+def spoilt(folder, faces, case):
+    """A picture and a depth file with a fault, in a folder of its own with the declaration of the others."""
+    rgb, depth = (np.asarray(Image.open(pair(faces, "p0002")[0])), np.load(pair(faces, "p0002")[1]).astype(np.float64))
+    width = depth.shape[1]
+    changes = {
+        "no face": lambda: (np.full_like(rgb, 128), depth),
+        "several faces": lambda: (np.hstack([rgb, rgb]), np.hstack([depth, depth])),
+        "half a face": lambda: (rgb[:, : width // 2 + 4], depth[:, : width // 2 + 4]),
+        "another size": lambda: (rgb, depth[::2, ::2]),
+        "metres": lambda: (rgb, depth / 1000),
+        "empty in the face": lambda: (rgb, np.where(np.abs(np.arange(width) - width / 2) < width / 3, 0, depth)),
+        "flat": lambda: (rgb, np.full_like(depth, 700.0)),
+        "no depth": lambda: (rgb, None),
+    }
+    picture, numbers = changes[case]()
+    (folder / "me").mkdir(parents=True)
+    shutil.copy(faces / "dataset.json", folder)
+    Image.fromarray(picture).save(folder / "me" / "a.png")
+    if numbers is not None:
+        np.save(folder / "me" / "a.npy", numbers)
+    return folder / "me" / "a.png", folder / "me" / "a.npy"
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("no face", "no face of 20 px or more"),
+        ("several faces", "crop the picture to one person"),
+        ("half a face", "move into the middle of the picture|no face of 20 px"),
+        ("another size", "size|shape"),
+        ("metres", "the numbers look like metres"),
+        ("empty in the face", "hold a depth|have a depth"),
+        ("flat", "show a real face"),
+        ("no depth", "there is no such file"),
+    ],
+)
+def test_a_bad_pair_ends_in_one_clear_line_and_changes_nothing(faces, enrolled, tmp_path, case, said):
+    rgb, depth = spoilt(tmp_path / "bad", faces, case)
+    before = {path.name: path.read_bytes() for path in enrolled.iterdir()}
+    done = face3d("enroll", rgb, depth, "--name", "me", "--gallery", enrolled)
+    line = str(done.exception) if isinstance(done.exception, UserError) else done.output.splitlines()[0]
+    assert isinstance(done.exception, UserError) or done.exit_code == 3
+    assert re.search(said, line), line
+    assert "\n" not in line
+    assert {path.name: path.read_bytes() for path in enrolled.iterdir()} == before
+
+
+def test_depth_that_stood_still_is_refused(faces, enrolled, tmp_path):
+    (tmp_path / "me").mkdir()
+    shutil.copy(faces / "dataset.json", tmp_path)
+    shutil.copy(pair(faces, "p0000", "s1_001")[0], tmp_path / "me" / "a.png")
+    shutil.copy(pair(faces, "p0000")[1], tmp_path / "me" / "a.npy")
+    done = face3d("enroll", tmp_path / "me/a.png", tmp_path / "me/a.npy", "--name", "p0000", "--gallery", enrolled)
+    assert done.exit_code == 3
+    assert "its depth is that of 'p0000/s1_000', so the depth camera stood still" in done.output
+
+
+def test_a_gallery_that_is_damaged_or_of_another_model_is_one_line(faces, enrolled, tmp_path):
+    file = next(enrolled.glob("templates-*"))
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2])
+    cut = face3d("identify", *pair(faces, "p0000"), "--gallery", enrolled)
+    assert "cannot be used" in str(cut.exception)
+    assert file.read_bytes() == data[: len(data) // 2]
+    file.write_bytes(data)
+    other = face3d("enroll", *pair(faces, "p0002"), "--name", "me", "--gallery", enrolled, "--model", "dlib")
+    assert "vectors of two models cannot be compared" in str(other.exception)
