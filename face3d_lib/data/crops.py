@@ -13,14 +13,13 @@ from PIL import Image
 from ..base.atomic import sha256_of
 from ..base.tables import POINTS
 from .depth_check import depth_marks
-from .faces import Detection, Faces, choose_face
+from .faces import DARK, Detection, Faces, choose_face
 from .pairs import BadPair, RGBDPair
 from .warp import MATRIX, MM_PER_TEMPLATE_PX, AlignSettings, template_transform, warp_matrix, warp_pair
 
 UNALIGNED_WIDTH_MM = 250.0  # assumed width of a portrait photo's scene, for mode "none", which finds no points
 CROPS = (("rgb", ".png"), ("depth", ".npy"))  # the files of an aligned pair
 MIN_CROP_READINGS = 0.02  # share of crop pixels with a depth below which the face counts as not measured
-DARK = 64  # of 255; MTCNN finds no faces where nearly every pixel is darker
 
 
 def align_pair(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter, ImageOps
 
 from ..base.errors import UserError
 
@@ -18,6 +18,8 @@ SURE = 0.9  # probability from which a face of the coarse pass needs no second p
 # are taken for pixel centres, half a pixel because boxes are truncated. On photographs and their mirror images
 # the offset was 1.2 px at one, two and three times the size.
 POINT_OFFSET = 1.0
+DARK = 64  # grey level of 255; what is darker MTCNN sees badly or not at all
+SHADE = 0.25  # share of dark pixels, not counting black ones, from which a picture without a face is searched once more
 BATCH = 16  # pictures in one call of MTCNN; more is not faster on a CPU
 BATCH_PIXELS = 16_000_000  # pixels of the pictures held in memory at a time, unless one alone is larger
 Views = dict[int, tuple[np.ndarray, float]]  # number of a picture -> its pixels for the detector, and their scale
@@ -37,7 +39,7 @@ class Faces:
     """The faces of one picture. `error` says why the detector failed on the picture; "" if it did not."""
 
     faces: list[Detection] = field(default_factory=list)
-    found_at: str = ""  # "native", or "2x" if a face was found only in the enlarged picture
+    found_at: str = ""  # "native", or "2x" if found only in the enlarged picture; "lit" or "lit 2x" if in other light
     error: str = ""
 
 
@@ -57,15 +59,32 @@ def load_detector(device: str = "cpu") -> Any:
 def find_faces(images: list[np.ndarray], detector: Any, min_face_size: int = 20) -> list[Faces]:
     """The faces in each of the pictures, (H, W, 3) uint8 RGB, at least `min_face_size` px large.
 
-    Most pictures are portraits, so a first, coarse pass looks only for faces of a quarter of the shorter side and
-    more. Its result is kept if no smaller face could be chosen instead (see `choose_face`). Its scales are among
-    those of the full pass, so both passes give the same points. A second pass looks for faces of all sizes in the
-    other pictures. Where the second pass finds none, a third pass searches the picture enlarged to twice its size.
+    A picture of which 99 % is dark is brightened for the detector. A picture whose chosen face is dark, as against the
+    light, or in which there is no face but much shade, is searched again with its grey levels evened out. Both bring out
+    noise, too, in which MTCNN sees faces of low probability, so only sure ones count; without any, the result is that of
+    the picture as it is. Pictures in ordinary light are searched as they are alone.
     Raises ValueError for other arrays, before the network sees any.
     """
     for image in images:
         check_rgb(image)
-    views = {k: _view(image, min(1.0, MAX_SIDE / max(image.shape[:2]))) for k, image in enumerate(images)}
+    brightest = [_brightest(image, 0.99) for image in images]
+    dark = {k: _brightened(image, brightest[k]) for k, image in enumerate(images) if brightest[k] < DARK}
+    found = _sure(_search(dark, detector, min_face_size))
+    found |= _search({k: image for k, image in enumerate(images) if k not in found}, detector, min_face_size)
+    shaded = {k: _evened(image) for k, image in enumerate(images) if k not in dark and _in_shade(image, found[k])}
+    found |= _sure(_search(shaded, detector, min_face_size))
+    return [found[k] for k in range(len(images))]
+
+
+def _search(images: dict[int, np.ndarray], detector: Any, min_face_size: int) -> dict[int, Faces]:
+    """The faces in each of the pictures as they are, by the pictures' numbers.
+
+    Most pictures are portraits, so a first, coarse pass looks only for faces of a quarter of the shorter side and
+    more. Its result is kept if no smaller face could be chosen instead (see `choose_face`). Its scales are among
+    those of the full pass, so both passes give the same points. A second pass looks for faces of all sizes in the
+    other pictures. Where the second pass finds none, a third pass searches the picture enlarged to twice its size.
+    """
+    views = {k: _view(image, min(1.0, MAX_SIDE / max(image.shape[:2]))) for k, image in images.items()}
     coarse = {k: _coarse_size(view[0], min_face_size) for k, view in views.items()}
     found: dict[int, Faces] = {}
     for k, faces in _look(views, coarse, detector).items():
@@ -78,7 +97,50 @@ def find_faces(images: list[np.ndarray], detector: Any, min_face_size: int = 20)
     small = [k for k in views if k not in found and 2 * max(images[k].shape[:2]) <= MAX_SIDE]
     for k, faces in _look({k: _view(images[k], 2.0) for k in small}, full, detector).items():
         found[k] = replace(faces, found_at="2x" if faces.faces else "")
-    return [found.get(k, Faces()) for k in range(len(images))]
+    return {k: found.get(k, Faces()) for k in images}
+
+
+def _levels(image: np.ndarray) -> np.ndarray:
+    """(256,) int64 the number of pixels of each grey level (luma of ITU-R 601)."""
+    return np.array(Image.fromarray(image).convert("L").histogram())
+
+
+def _brightest(image: np.ndarray, share: float) -> int:
+    """The grey level that this share of the pixels does not exceed."""
+    levels = _levels(image).cumsum()
+    return int(np.searchsorted(levels, share * levels[-1]))
+
+
+def _brightened(image: np.ndarray, brightest: int) -> np.ndarray:
+    """The picture with the 1st to 99th percentile of its grey levels stretched to 0 to 255.
+
+    The more it is stretched, the more its noise shows, so it is blurred by up to 1 px.
+    """
+    stretched = ImageOps.autocontrast(Image.fromarray(image), cutoff=1, preserve_tone=True)
+    return np.asarray(stretched.filter(ImageFilter.GaussianBlur(min(1.0, 16 / max(brightest, 1)))))
+
+
+def _in_shade(image: np.ndarray, found: Faces) -> bool:
+    """Whether 90 % of the chosen face is dark or, where there is none, the share SHADE of the picture is dark, not black."""
+    if found.error:
+        return False
+    if not found.faces:
+        levels = _levels(image)
+        return bool(levels[1:DARK].sum() >= SHADE * levels.sum())
+    left, top, right, bottom = found.faces[choose_face(found.faces, image.shape)[0]].box.astype(int).tolist()
+    return _brightest(np.ascontiguousarray(image[top : bottom + 1, left : right + 1]), 0.9) < DARK
+
+
+def _evened(image: np.ndarray) -> np.ndarray:
+    """The picture with the histogram of each colour equalised, which brings out what lies in the shade, and less noise."""
+    return np.asarray(ImageOps.equalize(Image.fromarray(image)).filter(ImageFilter.GaussianBlur(0.7)))
+
+
+def _sure(found: dict[int, Faces]) -> dict[int, Faces]:
+    """The pictures with sure faces, and these alone, found in other light than the picture's own."""
+    kept = {k: [face for face in faces.faces if face.probability >= SURE] for k, faces in found.items()}
+    names = {"native": "lit", "2x": "lit 2x"}
+    return {k: Faces(faces, names[found[k].found_at]) for k, faces in kept.items() if faces}
 
 
 def check_rgb(image: np.ndarray) -> None:

@@ -42,12 +42,15 @@ def test_depth_scale_of_each_mode():
 
 def test_a_set_without_a_face_says_what_its_pictures_are_like(tmp_path, detector):
     root = declare(tmp_path / "in")
-    infrared = (face(96).mean(2) * 16).astype(np.uint16)  # 12 bits in a file of 16
-    write_pair(root, "ir/a", infrared, depth_of((96, 96)))
+    for name, seen in (("ir/face", face(96)), ("ir/a", texture(96, 96))):
+        infrared = (seen.mean(2) * 16).astype(np.uint16)  # 12 bits in a file of 16
+        write_pair(root, name, infrared, depth_of((96, 96)))
     write_pair(root, "small/a", texture(24, 24))
     write_pair(root, "nobody/a", texture(96, 96))
-    details = run(root, tmp_path / "out").set_index("pair_id")["detail"]
-    assert "the picture is dark, 99 % of its pixels are at 14 of 255 or below (infrared" in details["ir/a"]
+    rows = run(root, tmp_path / "out").set_index("pair_id")
+    details = rows["detail"]
+    assert tuple(rows.loc["ir/face", ["status", "found_at"]]) == ("ok", "lit")
+    assert "the picture is dark, 99 % of its pixels are at 13 of 255 or below (infrared" in details["ir/a"]
     assert "only 24 x 24 px" in details["small/a"]
     assert "upright" in details["nobody/a"]
 

@@ -11,9 +11,10 @@ from bad_inputs import depth_of, face, texture
 from PIL import Image
 
 from face3d_lib.data.crops import align_pair
-from face3d_lib.data.faces import Detection, Faces, choose_face, find_faces
+from face3d_lib.data.faces import Detection, Faces, _brightened, _search, _sure, choose_face, find_faces
 from face3d_lib.data.pairs import BadPair, RGBDPair
 from face3d_lib.data.warp import TEMPLATE_112, warp_pair
+from face3d_lib.evaluate.degradations import degrade
 from face3d_lib.synthetic import camera
 
 torch.set_num_threads(1)
@@ -108,6 +109,78 @@ def test_a_small_face_is_found_at_twice_the_size(detector):
     x, y = found.faces[0].points.mean(0)
     assert 50 < x < 86
     assert 40 < y < 76
+
+
+def in_light(rgb, name, level, depth=1000):
+    """The picture at this level of a knob; `depth` in mm, one number or (H, W)."""
+    distances = np.broadcast_to(np.float32(depth), rgb.shape[:2]).copy()
+    return degrade(RGBDPair("p/a", "p", rgb, distances, "mm", "", ""), name, level).rgb
+
+
+def against_the_light(rgb, stops):
+    """The picture with its border, which is farther away, in white light."""
+    far = np.pad(np.full(np.subtract(rgb.shape[:2], 24), 1000), 12, constant_values=3000)
+    return in_light(rgb, "backlit", stops, far)
+
+
+def eye_distances(found, other):
+    """The mean distance of the five points of the first faces, in units of the distance between the eyes."""
+    points, wanted = found.faces[0].points, other.faces[0].points
+    return np.linalg.norm(points - wanted, axis=1).mean() / np.linalg.norm(wanted[1] - wanted[0])
+
+
+def test_a_face_in_the_dark_is_found_where_it_is(detector):
+    (wanted,) = find_faces([face(160)], detector)
+    found = find_faces([in_light(face(160), "dark", stops) for stops in (5, 6, 7)], detector)
+    assert [one.found_at for one in found] == ["lit"] * 3
+    assert max(eye_distances(one, wanted) for one in found) < 0.1
+
+
+def test_a_face_against_the_light_is_found_where_it_is(detector):
+    (wanted,) = find_faces([face(160)], detector)
+    found = find_faces([against_the_light(face(160), stops) for stops in (5, 6, 7)], detector)
+    assert [one.found_at for one in found] == ["lit"] * 3
+    assert max(eye_distances(one, wanted) for one in found) < 0.1
+
+
+def test_a_picture_in_ordinary_light_is_searched_as_it_is(detector, monkeypatch):
+    pictures = [
+        face(160),
+        face(160) // 2,
+        texture(160, 160),
+        scene((36, 50, 40)),
+        in_light(face(160), "overexposed", 1),
+    ]
+    found = find_faces(pictures, detector)
+    seen = _search(dict(enumerate(pictures)), detector, 20)
+    for name in ("_brightened", "_evened"):
+        monkeypatch.setattr(f"face3d_lib.data.faces.{name}", None)  # a call would fail
+    for one, other, plain in zip(found, find_faces(pictures, detector), seen.values(), strict=True):
+        assert [face.points.tolist() for face in one.faces] == [face.points.tolist() for face in other.faces]
+        assert [face.points.tolist() for face in one.faces] == [face.points.tolist() for face in plain.faces]
+
+
+def test_the_caller_keeps_the_dark_pixels(detector):
+    dark, shaded = in_light(face(160), "dark", 6), against_the_light(face(160), 6)
+    before = dark.copy(), shaded.copy()
+    find_faces([dark, shaded], detector)
+    assert (dark == before[0]).all()
+    assert (shaded == before[1]).all()
+
+
+def test_there_are_no_more_faces_in_dark_noise_than_in_light():
+    """MTCNN sees faces of low probability in noise that is stretched; only sure ones may count."""
+    detections = [Detection(np.array([0.0, 0, 9, 9]), TEMPLATE_112, probability) for probability in (0.88, 0.95)]
+    found = _sure({0: Faces(detections[:1], "native"), 1: Faces(detections, "2x"), 2: Faces()})
+    assert found == {1: Faces(detections[1:], "lit 2x")}
+
+
+def test_a_dark_picture_is_stretched_to_the_full_range():
+    ramp = np.repeat(np.arange(10, 30, dtype=np.uint8)[:, None], 20, 1)[..., None].repeat(3, 2)
+    stretched = _brightened(np.pad(ramp, ((0, 0), (9, 9), (0, 0)), "edge"), 29).astype(int)
+    assert stretched[0].max() < 20
+    assert stretched[-1].min() > 235
+    assert (np.diff(stretched[:, 15, 0]) > 0).all()
 
 
 def test_the_coarse_pass_changes_no_point(detector, monkeypatch):
