@@ -41,7 +41,11 @@ Scale = Annotated[
 Far = Annotated[float, typer.Option(help="share of strangers who may be accepted")]
 Threshold = Annotated[float | None, typer.Option(help="a fixed threshold instead")]
 MissingDepth = Annotated[
-    bool, typer.Option("--allow-missing-depth", help="answer by colour alone where the face has no depth")
+    bool, typer.Option("--allow-missing-depth", help="without depth answer by colour alone, liveness unasked")
+]
+
+NoLiveness = Annotated[
+    bool, typer.Option("--no-liveness", help="do not ask whether depth shows a face or a photograph that is held up")
 ]
 
 
@@ -109,6 +113,7 @@ def identify(
     k: Annotated[int, typer.Option("--top", min=1, help="how many of the nearest people are named")] = 5,
     as_json: Json = False,
     allow_missing_depth: MissingDepth = False,
+    no_liveness: NoLiveness = False,
     depth_unit: Unit = "",
     larger_is: Direction = "",
     depth_scale: Scale = None,
@@ -126,7 +131,7 @@ def identify(
     """
     declared = (depth_unit or None, larger_is or None, depth_scale or None)
     if folder is None:
-        _identify_in_run(rgb, depth, name, (depth_unit, larger_is, depth_scale), picture, as_json)
+        _identify_in_run(rgb, depth, name, (depth_unit, larger_is, depth_scale), picture, as_json, not no_liveness)
         return
     if picture:
         raise UserError("--picture belongs to --run: a gallery keeps no pictures")
@@ -139,13 +144,14 @@ def identify(
         from .serve.batches import identify_many, pairs_of
 
         pairs = pairs_of(rgb)
-        rows = identify_many(People.open(folder), pairs, declared, k, allow_missing_depth, _progress(as_json))
+        asked = (declared, k, allow_missing_depth, not no_liveness)
+        rows = identify_many(People.open(folder), pairs, *asked, _progress(as_json))
         _say_answers(rows, as_json)
         raise typer.Exit(0 if all(row["error"] is None for row in rows) else NO)
     if depth is None:
         raise UserError(f"{rgb}: its depth is not named: give the file beside it")
     rgb, depth = existing(rgb, "picture"), existing(depth, "depth")
-    match = People.open(folder).identify(rgb, depth, declared, k, allow_missing_depth)
+    match = People.open(folder).identify(rgb, depth, declared, k, allow_missing_depth, not no_liveness)
     _say_match(match, note, as_json)
     raise typer.Exit(0 if match.known else NO)
 
@@ -161,6 +167,7 @@ def verify(
     threshold: Threshold = None,
     as_json: Json = False,
     allow_missing_depth: MissingDepth = False,
+    no_liveness: NoLiveness = False,
     depth_unit: Unit = "",
     larger_is: Direction = "",
     depth_scale: Scale = None,
@@ -182,11 +189,11 @@ def verify(
 
     recogniser = Recogniser.load(model)
     a, b = (recogniser.see(pair, allow_missing_depth=allow_missing_depth) for pair in pairs)
-    verdict = compare(recogniser, a, b, far, threshold)
+    verdict = compare(recogniser, a, b, far, threshold, not no_liveness)
     if as_json:
         _print_json(verdict)
     else:
-        said = "the same person" if verdict.same else "two people"
+        said = "the same person" if verdict.same else verdict.refused or "two people"
         print(f"{said}   score {verdict.score:.3f}   threshold {verdict.threshold:.3f} ({verdict.note})")
     raise typer.Exit(0 if verdict.same else NO)
 
@@ -361,6 +368,7 @@ def _identify_in_run(
     declared: tuple[str, str, float | None],
     picture: Path | None,
     as_json: bool,
+    liveness: bool,
 ) -> None:
     from .serve.identify import check_target, existing, identify, write_comparison
 
@@ -369,7 +377,7 @@ def _identify_in_run(
     rgb, depth = existing(rgb, "picture"), existing(depth, "depth")
     if picture:
         check_target(picture, run, rgb, depth)
-    answer = identify(run, rgb, depth, *declared)
+    answer = identify(run, rgb, depth, *declared, liveness=liveness)
     _say_match(answer.match, answer.note, as_json)
     if picture:
         write_comparison(picture, answer)
@@ -382,7 +390,7 @@ def _say_match(match: "Match", note: str, as_json: bool) -> None:
     if as_json:
         _print_json(_match_as_dict(match) | {"note": note})
         return
-    verdict = f"accepted: {match.name}" if match.known else "rejected: nobody who is enrolled"
+    verdict = f"accepted: {match.name}" if match.known else f"rejected: {match.refused or 'nobody who is enrolled'}"
     print(f"{verdict}   score {match.score:.3f}   threshold {match.threshold:.3f} ({note})")
     nearest = ", ".join(f"{person} {score:.3f}" for person, score in match.candidates)
     print(f"nearest: {nearest or 'nobody is enrolled'}")
@@ -391,6 +399,7 @@ def _say_match(match: "Match", note: str, as_json: bool) -> None:
 def _match_as_dict(match: "Match") -> dict[str, Any]:
     candidates = [{"name": name, "score": score} for name, score in match.candidates]
     facts = {"known": match.known, "name": match.name, "score": match.score, "threshold": match.threshold}
+    facts["refused"] = match.refused or None
     return facts | {"candidates": candidates}
 
 
@@ -408,9 +417,8 @@ def _say_answers(rows: list[dict[str, Any]], as_json: bool) -> None:
         if match is None:
             print(f"{row['rgb']}   not answered: {row['error']}")
         else:
-            print(
-                f"{row['rgb']}   {'accepted: ' + match.name if match.known else 'rejected'}   score {match.score:.3f}"
-            )
+            said = f"accepted: {match.name}" if match.known else f"rejected{': ' * bool(match.refused)}{match.refused}"
+            print(f"{row['rgb']}   {said}   score {match.score:.3f}")
     known = sum(bool(row["match"] and row["match"].known) for row in rows)
     failed = sum(row["match"] is None for row in rows)
     print(f"{len(rows)} pairs: {known} accepted, {len(rows) - known - failed} rejected, {failed} not answered")

@@ -38,20 +38,8 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
         *["report.tables", "report.provenance", "report.studies", "report.rates", "report.page"],
     ],
     "serve": [
-        *[
-            "liveness",
-            "names",
-            "search",
-            "strangers",
-            "gallery",
-            "reading",
-            "models",
-            "recogniser",
-            "kept",
-            "gate",
-            "people",
-        ],
-        *["batches", "check", "identify", "onnx_page", "export"],
+        *["liveness", "names", "search", "strangers", "gallery", "reading", "models", "recogniser", "kept", "gate"],
+        *["people", "batches", "check", "identify", "onnx_page", "export"],
     ],
 }
 FLOW = [f"{room}.{name}" for room, names in ROOMS.items() for name in names]

@@ -79,6 +79,7 @@ def identify_many(
     declared: Declared,
     k: int = 5,
     allow_missing_depth: bool = False,
+    liveness: bool = True,
     progress: Progress = iter,
 ) -> list[dict[str, Any]]:
     """The answer for each of `pairs_of`: rgb, depth, match and error, of which one is None.
@@ -92,7 +93,7 @@ def identify_many(
             if depth is None or detail:
                 raise BadPair("missing_depth", detail or f"{rgb}: no depth beside it")
             seen, _ = people.see(rgb, depth, declared, allow_missing_depth)
-            row["match"] = gallery.identify(seen.vector, k)
+            row["match"] = gallery.identify(seen.vector, k).unless(seen.not_live if liveness else "")
         except UserError as error:
             row["error"] = str(error)
         rows.append(row)

@@ -47,6 +47,11 @@ class Match:
     score: float  # of the best candidate, in [-1, 1]; -1 where nobody is enrolled
     threshold: float
     candidates: tuple[tuple[str, float], ...]  # the best k as (name, score), best first, accepted or not
+    refused: str = ""  # why nobody is accepted whatever the score: depth shows no face
+
+    def unless(self, refused: str) -> "Match":
+        """This match where `refused` is ""; else the same scores, with nobody accepted for that reason."""
+        return replace(self, known=False, name=None, refused=refused) if refused else self
 
 
 @dataclass(frozen=True)

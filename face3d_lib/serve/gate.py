@@ -48,7 +48,7 @@ LIMITS = {
     "inside": (0.97, 0.85, 1, "{value:.0%} of the face lie in the picture, {limit:.0%} are needed", "move into the middle of the picture"),
     "valid": (0.7, 0.4, 1, "{value:.0%} of the face have a depth, {limit:.0%} are needed", "keep to the distance that the sensor can measure"),
     "noise_mm": (4, 8, -1, "depth errs by {value:.1f} mm from pixel to pixel, {limit:.1f} are the most", "come closer, or average several frames"),
-    "relief": (0.1, 0.05, 1, "the nose stands out by {value:.2f} of the distance between the eyes, {limit:.2f} is needed (0.3 is usual)", "show a real face, with the depth of the same moment"),
+    "relief": (0.05, -0.05, 1, "the nose stands out by {value:.2f} of the distance between the eyes, {limit:.2f} is needed (0.3 is usual)", "show a real face, or declare larger_is the other way"),
     "registration": (0.28, 0.5, -1, "the nose in depth lies {value:.2f} eye distances from that in colour, {limit:.2f} is the most", "register depth to colour"),
 }  # fmt: skip
 
@@ -88,6 +88,8 @@ def judge(seen: Seen, convention: DepthConvention) -> tuple[list[Finding], dict[
         refused = sign * value < sign * refuse
         message = f"{advice}: " + said.format(value=value, limit=refuse if refused else warn)
         findings.append(Finding(name, refused, message, value))
+    if seen.not_live:
+        findings.append(Finding("liveness", True, f"show a real face: {seen.not_live}"))
     if other := _second_face(seen.faces.faces, seen):
         large = other > 0.6
         kind = "as large as" if large else "smaller than"

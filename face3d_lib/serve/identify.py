@@ -42,12 +42,19 @@ def gallery_folder(run: str) -> Path:
 
 
 def identify(
-    run: str, rgb: Path, depth: Path, depth_unit: str = "", larger_is: str = "", depth_scale: float | None = None
+    run: str,
+    rgb: Path,
+    depth: Path,
+    depth_unit: str = "",
+    larger_is: str = "",
+    depth_scale: float | None = None,
+    liveness: bool = True,
 ) -> Answer:
     """Ask the gallery of a run whose face a pair of files shows.
 
     The meaning of the numbers in the depth file is declared by the dataset.json near it or by the parameters; a pair
-    from the run's own raw folder is read as the run read it.
+    from the run's own raw folder is read as the run read it. Nobody is accepted where depth shows no face, unless `liveness` is
+    False.
 
     UserError where a file is missing or cannot be used, no face is found, or the run has no gallery or another model
     than the gallery was made with.
@@ -67,13 +74,15 @@ def identify(
     probe = read_pair(single_pair(rgb, depth), convention)
     people = open_gallery(folder)
 
-    from ..evaluate.embed import embed_pair
     from ..evaluate.trained import find_models
+    from .recogniser import Part, Recogniser
 
     (model,) = find_models(run, [people.model])
     people.require_model(str(model.card.weights_sha256), folder)
     try:
-        match = people.identify(embed_pair(model.load(), probe, model.card.alignment))
+        part = Part(model.load(), str(model.card.weights_sha256), 1.0)
+        seen = Recogniser(model.model, model.card.alignment, (part,)).see(probe)
+        match = people.identify(seen.vector).unless(seen.not_live if liveness else "")
     except BadPair as error:
         raise UserError(f"{rgb}: {error}: give another picture of the face") from None
     aligned, best = find_stage(run, "10_align_faces"), None

@@ -57,6 +57,7 @@ class Verdict:
     score: float
     threshold: float
     note: str  # how the threshold was chosen
+    refused: str = ""  # why the answer is no whatever the score: the depth of a picture shows no face
 
 
 @dataclass
@@ -91,7 +92,14 @@ class People:
         there = store.open_gallery(folder) if store.exists(folder) else None
         if model is None:
             model = there.model if there else DEFAULT
-        recogniser = model if isinstance(model, Recogniser) else Recogniser.load(model)
+        try:
+            recogniser = model if isinstance(model, Recogniser) else Recogniser.load(model)
+        except UserError as error:
+            if there and model == there.model:
+                raise UserError(
+                    f"{folder}: the gallery's model: {error}; ask the gallery of a run with --run"
+                ) from None
+            raise
         if there:
             there.require_model(recogniser.model_id, folder)
         empty = np.empty((0, recogniser.size), np.float32)
@@ -172,14 +180,17 @@ class People:
 
     def identify(
         self, rgb: str | Path | RGBDPair, depth: str | Path | None = None, declared: Declared = UNDECLARED,
-        k: int = 5, allow_missing_depth: bool = False,
+        k: int = 5, allow_missing_depth: bool = False, liveness: bool = True,
     ) -> Match:  # fmt: skip
         """Whom a pair shows: the best of the enrolled if the score reaches the threshold, else nobody.
+
+        Nobody either where depth shows a sheet instead of a face (`Match.refused` says so), unless `liveness` is False.
 
         UserError as of `see`, and where the folder holds no gallery.
         """
         people = Gallery.load(self.folder, self.recogniser.model_id)
-        return people.identify(self.see(rgb, depth, declared, allow_missing_depth)[0].vector, k)
+        seen, _ = self.see(rgb, depth, declared, allow_missing_depth)
+        return people.identify(seen.vector, k).unless(seen.not_live if liveness else "")
 
     def choose(
         self,
@@ -217,8 +228,12 @@ class People:
         return store.forget(self.folder, name)
 
 
-def verify(recogniser: Recogniser, a: Seen, b: Seen, far: float = FAR, threshold: float | None = None) -> Verdict:
+def verify(
+    recogniser: Recogniser, a: Seen, b: Seen, far: float = FAR, threshold: float | None = None, liveness: bool = True
+) -> Verdict:
     """Whether two pictures show one person, at the threshold at which the share `far` of comparisons of two people passes.
+
+    The answer is no where the depth of either shows a sheet instead of a face, unless `liveness` is False.
 
     UserError where the recogniser comes without scores of strangers and no threshold is given.
     """
@@ -230,7 +245,9 @@ def verify(recogniser: Recogniser, a: Seen, b: Seen, far: float = FAR, threshold
         threshold, reason = table.threshold(far, 1)
         note = _note(far, 1, table, reason)
     score = float(cosine(a.vector[None], b.vector[None])[0, 0])
-    return Verdict(bool(np.isfinite(score) and score >= threshold), score, threshold, note)
+    refused = (a.not_live or b.not_live) if liveness else ""
+    same = bool(np.isfinite(score) and score >= threshold and not refused)
+    return Verdict(same, score, threshold, note, refused)
 
 
 def with_threshold(gallery: Gallery) -> Gallery:

@@ -21,6 +21,7 @@ import numpy as np
 from ..data.faces import Faces, find_faces, load_detector
 from ..data.pairs import BadPair, RGBDPair
 from ..data.warp import AlignSettings
+from .liveness import check_liveness
 from .models import load_named
 
 if TYPE_CHECKING:
@@ -59,6 +60,17 @@ class Seen:
         from ..base.tables import POINTS
 
         return np.array([self.row[name] for name in POINTS]).reshape(5, 2)
+
+    @property
+    def not_live(self) -> str:
+        """Why depth shows no face where colour does (see `liveness`); "" where it shows one or cannot be asked.
+
+        It cannot be asked where depth is missing and that was allowed, and where the model takes whole pictures.
+        """
+        if self.missing or "x1" not in self.row:
+            return ""
+        found = check_liveness(self.pair.depth, self.points, self.pair.depth_unit)
+        return "" if found.live else found.reason
 
 
 @dataclass(frozen=True, eq=False)

@@ -242,3 +242,16 @@ def test_a_gallery_that_is_damaged_or_of_another_model_is_one_line(faces, enroll
     file.write_bytes(data)
     other = face3d("enroll", *pair(faces, "p0002"), "--name", "me", "--gallery", enrolled, "--model", "dlib")
     assert "vectors of two models cannot be compared" in str(other.exception)
+
+
+def test_a_photograph_before_the_camera_is_refused_unless_asked_otherwise(faces, enrolled, tmp_path):
+    rgb, depth = spoilt(tmp_path / "bad", faces, "flat")
+    shutil.copy(pair(faces, "p0000")[0], rgb)
+    numbers = np.load(pair(faces, "p0000")[1])
+    np.save(depth, np.full_like(numbers, 700))
+    words = ["identify", rgb, depth, "--gallery", enrolled, "--json"]
+    done = face3d(*words)
+    assert done.exit_code == 3
+    assert "flat" in json.loads(done.output)["refused"]
+    assert json.loads(done.output)["name"] is None
+    assert json.loads(face3d(*words, "--no-liveness").output)["refused"] is None

@@ -54,7 +54,8 @@ def test_light(recogniser, pair, change, what, advice):
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (lambda depth: np.full_like(depth, 800), "relief"),
+        (lambda depth: np.full_like(depth, 800), "liveness"),
+        (lambda depth: np.where(depth > 0, 2 * np.median(depth[depth > 0]) - depth, 0).clip(0), "relief"),
         (lambda depth: np.roll(depth, 25, axis=1), "registration"),
         (lambda depth: np.where(np.random.default_rng(0).random(depth.shape) < 0.7, 0, depth), "valid"),
         (

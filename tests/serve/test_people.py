@@ -128,6 +128,12 @@ def test_a_gallery_of_another_model_is_refused(faces, people):
         stale.identify(*pair(faces, "p0001"))
 
 
+def test_a_gallery_of_a_run_says_how_it_is_asked(tmp_path):
+    replace(small(), model="rgbd/30_train_softmax").save(tmp_path / "g")
+    with pytest.raises(UserError, match="ask the gallery of a run with --run"):
+        People.open(tmp_path / "g")
+
+
 def test_nobody_is_asked_where_there_is_no_gallery(faces, people):
     with pytest.raises(UserError, match="no gallery there"):
         people.identify(*pair(faces, "p0000"))
@@ -214,3 +220,22 @@ def test_measured_strangers_choose_the_threshold(faces, people, tmp_path, recogn
     assert chosen.gallery.threshold > table.highest
     assert module.FAR == 0.01
     assert isinstance(chosen.recogniser, Recogniser)
+
+
+def test_a_photograph_that_is_held_up_is_nobody(faces, people, recogniser):
+    people.enrol("anna", *pair(faces, "p0000"))
+    seen, _ = people.see(*pair(faces, "p0000"))
+    sheet = replace(seen.pair, depth=np.full_like(seen.pair.depth, 700))
+    match = people.identify(sheet)
+    assert (match.known, match.name) == (False, None)
+    assert match.candidates[0][0] == "anna"
+    assert match.score >= match.threshold
+    assert "flat" in match.refused
+    assert people.identify(sheet, liveness=False).name == "anna"
+    held = recogniser.see(sheet)
+    assert not verify(recogniser, seen, held).same
+    assert verify(recogniser, held, seen).refused
+    assert verify(recogniser, held, seen, liveness=False).same
+    (refused,) = people.enrol_seen("bob", [people.see(sheet)])
+    assert refused.status == "refused"
+    assert "liveness" in {finding.what for finding in refused.findings}
