@@ -10,6 +10,7 @@ import typer
 
 from .base.environment import data_folder, speak_utf8
 from .base.errors import UserError
+from .cli_models import models
 from .cli_serve import commands
 
 app = typer.Typer(
@@ -254,6 +255,7 @@ def evaluate_files(
     print(found.as_text())
 
 
+app.add_typer(models, name="models")
 app.add_typer(commands)  # enroll, identify, verify, forget, gallery
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..base.errors import UserError
 from .dlib_network import DlibNetwork, read_dlib
+from .legacy_network import LegacyResNet
 from .weights import locate, read_state
 
 # A ResNet-10 of half width with a stem of three small convolutions: 1.2 million parameters, and 0.5 in the neck
@@ -54,12 +55,14 @@ class Facenet(nn.Sequential):
 # Names of networks in timm, where they are not our own. tf_ pads as TensorFlow does, for which the weights were learnt
 TIMM_NAMES = {"efficientnet_lite0": "tf_efficientnet_lite0"}
 CLASSIFIERS = ("fc.", "_fc.", "classifier.", "logits.")  # how the names of a classifier's weights begin
-Backbone = ResNet | EfficientNet | Facenet | DlibNetwork
+WithNeck = Facenet | DlibNetwork | LegacyResNet  # networks with a neck of their own, after a mean over all places
+Backbone = ResNet | EfficientNet | WithNeck
+WITH_NECK: dict[str, type[WithNeck]] = {"facenet": Facenet, "dlib": DlibNetwork, "legacy_resnet50": LegacyResNet}
 
 
 def grid_of(backbone: Backbone) -> int:
     """Places along a side to which a neck averages: 1 for networks that were trained with global pooling, else GRID."""
-    return 1 if isinstance(backbone, Facenet | DlibNetwork) else GRID
+    return 1 if isinstance(backbone, WithNeck) else GRID
 
 
 def make_backbone(name: str, channels: int, init: str | Path = "scratch", depth_stem: str | None = None) -> Backbone:
@@ -86,8 +89,8 @@ def _new_backbone(name: str, channels: int) -> Backbone:
     if name == "small":
         # timm annotates the block as an instance but expects the class
         return ResNet(BasicBlock, num_classes=0, in_chans=channels, **SMALL)  # type: ignore[arg-type]
-    if name in ("facenet", "dlib"):
-        backbone: Facenet | DlibNetwork = Facenet() if name == "facenet" else DlibNetwork()
+    if name in WITH_NECK:
+        backbone = WITH_NECK[name]()
         if channels != 3:
             widen_stem(backbone, channels, "fresh", kept=0)
         return backbone

@@ -16,8 +16,7 @@ from torch import nn
 from ..base.errors import UserError
 from ..data.pack import Batch
 from . import dlib_network
-from .backbones import Backbone, Facenet, grid_of, make_backbone
-from .dlib_network import DlibNetwork
+from .backbones import Backbone, WithNeck, grid_of, make_backbone
 from .encodings import ENCODINGS, block_means
 from .fusion import FUSIONS, Fusion, make_neck, zero_absent
 
@@ -36,8 +35,10 @@ class Architecture:
     """All settings that are needed to build the network. UserError: a value is unknown or does not fit the others."""
 
     modality: Literal["rgb", "depth", "rgbd"] = "rgb"
-    # dlib: crops of mode dlib, 150 px
-    backbone: Literal["small", "resnet18", "resnet50", "facenet", "efficientnet_lite0", "dlib"] = "small"
+    # dlib: crops of mode dlib, 150 px; legacy_resnet50: imported checkpoints of the legacy project
+    backbone: Literal["small", "resnet18", "resnet50", "facenet", "efficientnet_lite0", "dlib", "legacy_resnet50"] = (
+        "small"
+    )
     encoding: str = "normals_depth"  # how depth enters the network: a name in encodings.ENCODINGS
     # only for modality rgbd. early: colour and depth are channels of one branch; the other designs are in fusion.py
     fusion: Literal["parallel", "joined", "early", "gated", "attention", "depth_attention"] = "parallel"
@@ -72,7 +73,7 @@ class Branch(nn.Module):
     def __init__(self, backbone: Backbone, embedding_size: int):
         super().__init__()
         self.backbone = backbone
-        own = backbone.take_neck() if isinstance(backbone, Facenet | DlibNetwork) else None
+        own = backbone.take_neck() if isinstance(backbone, WithNeck) else None
         if own is not None and embedding_size == backbone.own_size:
             self.neck = own
         else:

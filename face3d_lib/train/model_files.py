@@ -24,6 +24,17 @@ from .encodings import require_meaning
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 
+class About(BaseModel):
+    """What a reader must know before using somebody else's model."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    data: str  # what the network was trained on
+    protocol: str  # how the metrics of the card were measured
+    licence: str  # under which the weights may be used
+    command: str  # that trained it
+
+
 class ModelCard(BaseModel):
     """All facts that are needed to use a model's weights; unknown, missing or mistyped fields are errors."""
 
@@ -40,6 +51,7 @@ class ModelCard(BaseModel):
     git: dict[str, str | bool] | None  # commit of the code, and whether tracked files differed; None outside git
     parameters: dict[str, JsonValue]  # of the training notebook
     metrics: dict[str, JsonValue]  # the rates of the training notebook; null for a rate that could not be measured
+    about: About | None = None  # of a model that was published
 
     @model_validator(mode="after")
     def _agrees(self) -> "ModelCard":
