@@ -40,7 +40,7 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
         *["embeddings", "embed", "scores", "metrics.checks", "metrics.curves", "metrics.thresholds"],
         *["metrics.pairs_protocol", "metrics.identification", "metrics.failures", "metrics.calibration"],
         *["metrics.normalisation", "metrics.discard", "metrics.presentation", "intervals", "metrics.all_pairs"],
-        *["trust", "everybody", "audit", "protocol", "enrolment", "trial_lists", "trained", "words", "compare"],
+        *["trust", "everybody", "audit", "protocol", "enrolment", "trial_lists", "words", "trained", "compare"],
         *["rating", "few_pictures"],
         *["score_files", "embedding_files", "evaluation", "other_systems", "systems", "people", "groups"],
         *["degradations", "conditions", "stress", "stress_rates", "crossings"],

@@ -21,7 +21,7 @@ from ..synthetic.people import Knobs
 from ..synthetic.targets import SHA256
 from .crops import MIN_CROP_READINGS, mm_per_source_px
 from .faces import Detection
-from .pack import Crop, Pack, write_pack
+from .pack import Crop, Pack, find_pack, write_pack
 from .warp import AlignSettings, nearest, source_of, warp_matrix
 
 
@@ -55,11 +55,8 @@ def pack_parametric(
         "settings_hash": settings.hash(), "alignment": asdict(settings), "depth_unit": "mm",
     }  # fmt: skip
     with only_writer(out_dir):
-        try:
-            if (pack := Pack.open(out_dir)).info["source"] == source:
-                return pack
-        except UserError:
-            pass
+        if pack := find_pack(out_dir, source):
+            return pack
         subjects = tqdm(range(first_subject, first_subject + people), "parametric heads", disable=not progress)
         count, size = people * images_per_session * sessions, settings.image_size
         crops = (crop for s in subjects for crop in _crops(seed, s, sessions, images_per_session, look, settings))

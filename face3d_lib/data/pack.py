@@ -190,6 +190,15 @@ def encode_codes(depth: np.ndarray) -> tuple[np.ndarray, float, float, int]:
     return codes, near, step, int((reading & (steps > CODES)).sum())
 
 
+def find_pack(folder: Path, source: dict) -> Pack | None:
+    """The pack of `folder` if it is complete and was made from `source`; None if it has to be made."""
+    try:
+        pack = Pack.open(folder)
+    except UserError:
+        return None
+    return pack if pack.info["source"] == source else None
+
+
 def make_pack(aligned_dir: Path, out_dir: Path, progress: bool = True) -> Pack:
     """The pack of all pairs whose status in alignment.csv is ok, in its order; it is made in `out_dir` if needed.
 
@@ -201,11 +210,8 @@ def make_pack(aligned_dir: Path, out_dir: Path, progress: bool = True) -> Pack:
     aligned_dir, out_dir = Path(aligned_dir), Path(out_dir)
     table, source = _read_alignment(aligned_dir)
     _require_crops(aligned_dir, table["pair_id"])
-    try:
-        if (pack := Pack.open(out_dir)).info["source"] == source:
-            return pack
-    except UserError:
-        pass
+    if pack := find_pack(out_dir, source):
+        return pack
     first = read_aligned(aligned_dir, table["pair_id"].iloc[0])[1].shape
 
     def crops() -> Iterator[Crop]:

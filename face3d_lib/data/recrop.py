@@ -17,7 +17,7 @@ from .convention import DepthConvention
 from .crops import align_pair
 from .decoding import read_pairs
 from .faces import Detection, Faces, find_faces, load_detector
-from .pack import Crop, Pack, write_pack
+from .pack import Crop, Pack, find_pack, write_pack
 from .pairs import BadPair, RGBDPair, find_pairs
 from .warp import AlignSettings
 
@@ -45,11 +45,8 @@ def cut_again(
         "depth_unit": "pixel" if convention.unit == "pixel" else "mm",
     }
     with only_writer(out_dir):
-        try:
-            if (pack := Pack.open(out_dir)).info["source"] == source:
-                return pack
-        except UserError:
-            pass
+        if pack := find_pack(out_dir, source):
+            return pack
         rows = ok[ok["pair_id"].isin(set(files))].set_index("pair_id", drop=False)
         detector = None if (rows["x1"] != "").all() else load_detector()
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from ..base.errors import UserError
 from ..runs.folders import outward, run_folder
 from ..runs.record import read_record
+from .words import words
 
 if TYPE_CHECKING:
     from ..data.pack import Pack
@@ -60,9 +61,7 @@ class Trained:
     def label(self) -> str:
         """The name as legends and titles show it."""
         if self.is_pretrained:
-            from ..train.pretrained import LABELS
-
-            return LABELS[self.folder.name]
+            return words(f"{PRETRAINED} {self.folder.name}")
         return LEGENDS.get(self.name, self.name)
 
     @property

@@ -16,7 +16,7 @@ from .weights import SOURCES
 
 Name = Literal["dlib", "depth_synthetic"]
 ALIGNMENT = AlignSettings("dlib")  # of the crops that both networks take
-LABELS = {"dlib": "RGB, pretrained (dlib)", "depth_synthetic": "depth, pretrained (synthetic heads)"}
+NAMES = get_args(Name)
 SHIPPED = Path(__file__).parents[1] / "weights"  # the folders of the networks that come with this package
 
 
@@ -54,5 +54,5 @@ def card_of(name: Name) -> ModelCard:
 
 def require_name(name: str) -> None:
     """UserError unless there is a network of this name."""
-    if name not in get_args(Name):
-        raise UserError(f"pretrained network {name!r}: one of {', '.join(get_args(Name))} expected")
+    if name not in NAMES:
+        raise UserError(f"pretrained network {name!r}: one of {', '.join(NAMES)} expected")
