@@ -145,7 +145,7 @@ def align(
         Literal["template", "dlib", "facenet", "none"] | None,
         typer.Option(help="facenet when --margin is given, else template"),
     ] = None,
-    image_size: Annotated[int, typer.Option(help="side of the crop in pixels; 0: 150 in mode dlib, else 112")] = 0,
+    image_size: Annotated[int, typer.Option(help="side of the crop in pixels; 0: 224 in mode dlib, else 112")] = 0,
     margin: Annotated[int | None, typer.Option(help="source pixels added to the box (mode facenet)")] = None,
     random_order: Annotated[
         bool, typer.Option(help="work in random order, so that the first results are a fair sample")

@@ -22,7 +22,9 @@ TEMPLATE_112 = np.array(
 # of the nose, and does not see these points: they are medians over 240 photographs of Labeled Faces in the Wild, where
 # the detector of this project found them in chips that dlib 20.0.1 had cut. Two Kinect sensors differ by 2 px or less.
 DLIB_150 = np.array([[47.28, 45.4], [101.07, 45.48], [74.31, 77.74], [51.26, 104.68], [97.38, 105.12]])
-REFERENCES = {"template": (TEMPLATE_112, 112), "dlib": (DLIB_150, 150)}  # mode -> points, and the px of their crop
+CHIP = 150  # px, side of dlib's face chips
+DLIB_SIZE = 224  # px, side of the crops of mode "dlib" by default: the chip, and what lies around it
+REFERENCES = {"template": (TEMPLATE_112, 112), "dlib": (DLIB_150, CHIP)}  # mode -> points, and the px of their crop
 EYES_MM = 63.0  # mean distance between the pupils of adults (Dodgson 2004, doi 10.1117/12.529999)
 MM_PER_TEMPLATE_PX = EYES_MM / float(np.linalg.norm(TEMPLATE_112[1] - TEMPLATE_112[0]))  # 1.788
 EYES_TEMPLATE_PX = EYES_MM / MM_PER_TEMPLATE_PX  # 35.2
@@ -35,8 +37,8 @@ MATRIX = ["m00", "m01", "m02", "m10", "m11", "m12"]  # columns of alignment.csv 
 class AlignSettings:
     """How a face is cropped. A model may only be used on crops that were made with equal settings."""
 
-    mode: str = "template"  # or "dlib" (as its chips), "facenet" (box and margin, legacy) or "none" (centred square)
-    image_size: int = 0  # px, crops are square; 0 becomes 150 in mode "dlib", which dlib's network takes, and else 112
+    mode: str = "template"  # or "dlib" (its chips, a border), "facenet" (box, margin; legacy), "none" (the square)
+    image_size: int = 0  # px, crops are square; 0 becomes 224 in mode "dlib" and else 112
     margin: int = 44  # source px added to the width and height of the box, half at each side; mode "facenet" only
     min_face_size: int = 20  # px, the smallest face that is looked for
 
@@ -44,12 +46,14 @@ class AlignSettings:
         if self.mode not in MODES:
             raise UserError(f"mode {self.mode!r}: one of {', '.join(MODES)} expected")
         if self.image_size == 0:
-            object.__setattr__(self, "image_size", REFERENCES.get(self.mode, REFERENCES["template"])[1])
+            object.__setattr__(self, "image_size", DLIB_SIZE if self.mode == "dlib" else 112)
         limits = {"image_size": (16, 2048), "margin": (0, 10_000), "min_face_size": (12, MAX_SIDE)}
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise UserError(f"{name} {value!r} must be a whole number from {low} to {high}")
+        if self.mode == "dlib" and (self.image_size < CHIP or self.image_size % 2):
+            raise UserError(f"image_size {self.image_size}: mode dlib needs an even number, {CHIP} or more")
 
     def hash(self) -> str:
         """Sixteen hexadecimal digits that differ where crops may differ."""
@@ -71,13 +75,16 @@ def template_transform(points: np.ndarray, reference: np.ndarray = TEMPLATE_112)
 def warp_matrix(settings: AlignSettings, shape: tuple[int, ...], face: Detection | None) -> np.ndarray:
     """(2, 3) float64 from source to crop pixels, whose centres are at whole numbers; rounded as it is recorded.
 
-    Modes "template" and "dlib" take the similarity of the five points. Mode "facenet" widens the box by margin / 2 source
+    Modes "template" and "dlib" take the similarity of the five points. In mode "template" a larger crop shows the same
+    at a finer scale; in mode "dlib" it shows more at the same scale, with dlib's chip in its middle. Mode "facenet" widens the box by margin / 2 source
     pixels at each side, cuts it to the picture, truncates it to whole pixels and stretches it to the square. Mode
     "none", or a `face` of None, takes the largest centred square. `shape` is that of the picture, (H, W, ...).
     """
     size, (height, width) = settings.image_size, shape[:2]
     if settings.mode in REFERENCES and face is not None:
         reference, own_size = REFERENCES[settings.mode]
+        if settings.mode == "dlib":
+            reference, own_size = reference + (size - own_size) / 2, size
         ratio = size / own_size  # the crop is resized about its edge, not about a pixel's centre
         matrix = template_transform(face.points, reference) * ratio + np.array([[0, 0, 1], [0, 0, 1]]) * (ratio - 1) / 2
         return np.round(matrix, 9)

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..base.errors import UserError
+from ..data.warp import CHIP
 
 STAGES = ((32, 3, False), (64, 4, True), (128, 3, True), (256, 3, True), (256, 1, True))  # channels, blocks, halved
 SIZE = 128  # dimensions of the embedding
-CHIP = 150  # px, width and height of the crops
 MEAN = (122.782, 117.001, 104.298)  # of R, G and B, which the network subtracts before it divides by 256
 RANGE = 256.0
 MARK = re.compile(rb"\x01[\x04-\x07](con_4|affine_|fc_2)")  # name of a layer, after its length in dlib's notation
@@ -53,7 +53,8 @@ def extended(image: torch.Tensor, shape: list[int]) -> torch.Tensor:
 class DlibNetwork(nn.Sequential):
     """dlib's network without its linear layer: `forward_features` gives the last feature map (B, 256, 2, 2).
 
-    Crops must have CHIP x CHIP px and the alignment of mode "dlib". The linear layer becomes the neck of a branch with
+    Crops must be those of alignment mode "dlib": the network sees the CHIP x CHIP px in their middle, which are dlib's own
+    chip, and what lies around serves networks of depth. The linear layer becomes the neck of a branch with
     embeddings of 128 dimensions.
     """
 
@@ -77,9 +78,11 @@ class DlibNetwork(nn.Sequential):
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
 
     def forward_features(self, image: torch.Tensor) -> torch.Tensor:
-        if image.shape[2:] != (CHIP, CHIP):
+        border, odd = divmod(image.shape[2] - CHIP, 2)
+        if border < 0 or odd or image.shape[2] != image.shape[3]:
             size = " x ".join(map(str, image.shape[:1:-1]))
             raise UserError(f"dlib's network takes crops of {CHIP} x {CHIP} px, not {size}: align with mode = dlib")
+        image = image[:, :, border : border + CHIP, border : border + CHIP]
         for name, layer in self.named_children():
             image = image if name == "linear" else layer(image)
         return image

@@ -35,7 +35,7 @@ class Architecture:
     """All settings that are needed to build the network. UserError: a value is unknown or does not fit the others."""
 
     modality: Literal["rgb", "depth", "rgbd"] = "rgb"
-    # dlib: crops of mode dlib, 150 px; legacy_resnet50: imported checkpoints of the legacy project
+    # dlib: the middle 150 px of crops of mode dlib; legacy_resnet50: imported checkpoints of the legacy project
     backbone: Literal["small", "resnet18", "resnet50", "facenet", "efficientnet_lite0", "dlib", "legacy_resnet50"] = (
         "small"
     )
@@ -60,6 +60,8 @@ class Architecture:
             )
         if self.modality == "rgbd" and self.fusion == "parallel" and self.embedding_size % 2:
             raise UserError(f"embedding_size = {self.embedding_size}: an even number expected for fusion = parallel")
+        if self.backbone == "dlib" and self.input_size:
+            raise UserError(f"input_size = {self.input_size}: dlib's network takes crops as they are: use 0")
         if self.modality_dropout and (self.modality != "rgbd" or self.fusion in ("depth_attention", "parallel")):
             raise UserError(
                 "modality_dropout is for modality rgbd, and neither for fusion depth_attention, which cannot recognise "

@@ -57,17 +57,28 @@ def test_the_template_is_the_one_of_the_field():
     ]  # fmt: skip
 
 
-def test_mode_dlib_puts_the_points_where_they_lie_in_chips_of_dlib():
-    """The eyes are 53.8 px apart in 150 px and higher than in the template; a mixed-up reference fails here."""
+def test_mode_dlib_has_a_chip_of_dlib_in_its_middle():
+    """The eyes are 53.8 px apart and higher than in the template; a mixed-up reference fails here."""
     settings = AlignSettings("dlib")
-    assert settings.image_size == 150
-    assert settings.hash() != AlignSettings(image_size=150).hash()
+    assert settings.image_size == 224
+    assert settings.hash() != AlignSettings(image_size=224).hash()
     back = similarity(-9, 0.8, [70, 41])
     points = apply(back, DLIB_150)
     face = Detection(np.array([0.0, 0, 1, 1]), points, 1.0)
-    assert np.allclose(apply(warp_matrix(settings, (300, 300), face), points), DLIB_150, atol=1e-6)
-    half = apply(warp_matrix(AlignSettings("dlib", image_size=75), (300, 300), face), points)
-    assert np.allclose((half + 0.5) * 2 - 0.5, DLIB_150, atol=1e-6)
+    rgb, depth = texture(300, 300), depth_of((300, 300)).astype(np.float32)
+    chip = warp_matrix(AlignSettings("dlib", image_size=150), (300, 300), face)
+    assert np.allclose(apply(chip, points), DLIB_150, atol=1e-6)
+    assert np.allclose(apply(warp_matrix(settings, (300, 300), face), points), DLIB_150 + 37, atol=1e-6)
+    small = warp_pair(rgb, depth, chip, 150)
+    large = warp_pair(rgb, depth, warp_matrix(settings, (300, 300), face), 224)
+    for inner, outer in zip(small, large, strict=True):
+        assert np.array_equal(outer[37:187, 37:187], inner)
+
+
+@pytest.mark.parametrize("size", [149, 151, 112])
+def test_mode_dlib_cannot_hold_a_chip_in_other_sizes(size):
+    with pytest.raises(UserError, match=f"image_size {size}: mode dlib needs an even number, 150 or more"):
+        AlignSettings("dlib", image_size=size)
 
 
 def test_a_larger_crop_is_the_same_crop_resized():

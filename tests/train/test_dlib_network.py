@@ -29,7 +29,7 @@ def network():
 
 def chip_of(picture, detector):
     (found,) = find_faces([picture], detector)
-    matrix = warp_matrix(AlignSettings("dlib"), picture.shape, found.faces[0])
+    matrix = warp_matrix(AlignSettings("dlib", image_size=CHIP), picture.shape, found.faces[0])
     return warp_pair(picture, np.zeros(picture.shape[:2], np.float32), matrix, CHIP)[0]
 
 
@@ -121,6 +121,27 @@ def test_a_missing_package_or_another_file_is_one_line(tmp_path, monkeypatch):
 def test_crops_of_another_size_are_refused(network):
     with pytest.raises(UserError, match="150 x 150 px, not 112 x 112: align with mode = dlib"):
         network(make_batch(np.zeros((112, 112, 3), np.uint8), np.zeros((112, 112), np.float32), 1.0))
+
+
+def test_the_network_sees_the_middle_of_a_larger_crop(network):
+    """One pixel beside the middle is another chip; what surrounds the chip changes nothing."""
+    rng = np.random.default_rng(3)
+    rgb = rng.integers(0, 256, (CHIP + 42, CHIP + 42, 3), dtype=np.uint8)
+    chip, beside = rgb[21:-21, 21:-21], rgb[21:-21, 20:-22]
+    other = rgb.copy()
+    other[:21] = 0
+    found = [
+        network(make_batch(np.ascontiguousarray(x), np.zeros(x.shape[:2], np.float32), 1.0))
+        for x in (chip, rgb, other, beside)
+    ]
+    assert torch.allclose(found[0], found[1], atol=1e-6)
+    assert torch.allclose(found[1], found[2], atol=1e-6)
+    assert not torch.allclose(found[0], found[3], atol=1e-3)
+
+
+def test_crops_are_not_resized_for_the_network():
+    with pytest.raises(UserError, match="input_size = 112: dlib's network takes crops as they are"):
+        Architecture("rgb", "dlib", input_size=112)
 
 
 def test_the_network_can_take_depth_as_well(network):

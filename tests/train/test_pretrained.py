@@ -19,10 +19,11 @@ class Crops:
 
 def test_dlib_takes_crops_of_its_own_alignment_only():
     network = load_pretrained("dlib", Crops(ALIGNMENT))
-    rgb = np.random.default_rng(0).integers(0, 256, (150, 150, 3), dtype=np.uint8)
+    size = ALIGNMENT.image_size
+    rgb = np.random.default_rng(0).integers(0, 256, (size, size, 3), dtype=np.uint8)
     with torch.inference_mode():
-        assert network(make_batch(rgb, np.zeros((150, 150), np.float32), 1.0)).shape == (1, 128)
-    for settings in (AlignSettings(), AlignSettings(image_size=150), AlignSettings("dlib", image_size=112)):
+        assert network(make_batch(rgb, np.zeros((size, size), np.float32), 1.0)).shape == (1, 128)
+    for settings in (AlignSettings(), AlignSettings(image_size=size), AlignSettings("dlib", image_size=150)):
         with pytest.raises(UserError, match="align with mode = dlib"):
             load_pretrained("dlib", Crops(settings))
 
