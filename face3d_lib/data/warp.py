@@ -24,12 +24,11 @@ TEMPLATE_112 = np.array(
 DLIB_150 = np.array([[47.28, 45.4], [101.07, 45.48], [74.31, 77.74], [51.26, 104.68], [97.38, 105.12]])
 CHIP = 150  # px, side of dlib's face chips
 DLIB_SIZE = 224  # px, side of the crops of mode "dlib" by default: the chip, and what lies around it
-REFERENCES = {"template": (TEMPLATE_112, 112), "dlib": (DLIB_150, CHIP)}  # mode -> points, and the px of their crop
 EYES_MM = 63.0  # mean distance between the pupils of adults (Dodgson 2004, doi 10.1117/12.529999)
 MM_PER_TEMPLATE_PX = EYES_MM / float(np.linalg.norm(TEMPLATE_112[1] - TEMPLATE_112[0]))  # 1.788
 EYES_TEMPLATE_PX = EYES_MM / MM_PER_TEMPLATE_PX  # 35.2
 
-MODES = (*REFERENCES, "facenet", "none")  # of alignment
+MODES = ("template", "dlib", "facenet", "none")  # of alignment
 MATRIX = ["m00", "m01", "m02", "m10", "m11", "m12"]  # columns of alignment.csv that hold `warp_matrix`
 
 
@@ -61,6 +60,18 @@ class AlignSettings:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def reference_of(settings: AlignSettings) -> np.ndarray | None:
+    """(5, 2) where the five points lie in a crop, px with pixel centres at whole numbers; None for modes without points.
+
+    In mode "template" a larger crop shows the same at a finer scale: it is resized about its edge, not about a pixel's
+    centre. In mode "dlib" it shows more at the same scale, with dlib's chip in its middle.
+    """
+    if settings.mode == "template":
+        ratio = settings.image_size / 112
+        return TEMPLATE_112 * ratio + (ratio - 1) / 2
+    return DLIB_150 + (settings.image_size - CHIP) / 2 if settings.mode == "dlib" else None
+
+
 def template_transform(points: np.ndarray, reference: np.ndarray = TEMPLATE_112) -> np.ndarray:
     """(2, 3) float64: the least-squares similarity (Umeyama 1991) from five source points to those of `reference`.
 
@@ -75,19 +86,14 @@ def template_transform(points: np.ndarray, reference: np.ndarray = TEMPLATE_112)
 def warp_matrix(settings: AlignSettings, shape: tuple[int, ...], face: Detection | None) -> np.ndarray:
     """(2, 3) float64 from source to crop pixels, whose centres are at whole numbers; rounded as it is recorded.
 
-    Modes "template" and "dlib" take the similarity of the five points. In mode "template" a larger crop shows the same
-    at a finer scale; in mode "dlib" it shows more at the same scale, with dlib's chip in its middle. Mode "facenet" widens the box by margin / 2 source
-    pixels at each side, cuts it to the picture, truncates it to whole pixels and stretches it to the square. Mode
-    "none", or a `face` of None, takes the largest centred square. `shape` is that of the picture, (H, W, ...).
+    Modes "template" and "dlib" take the similarity of the five points to those of `reference_of`. Mode "facenet" widens
+    the box by margin / 2 source pixels at each side, cuts it to the picture, truncates it to whole pixels and stretches
+    it to the square. Mode "none", or a `face` of None, takes the largest centred square. `shape` is that of the picture, (H, W, ...).
     """
     size, (height, width) = settings.image_size, shape[:2]
-    if settings.mode in REFERENCES and face is not None:
-        reference, own_size = REFERENCES[settings.mode]
-        if settings.mode == "dlib":
-            reference, own_size = reference + (size - own_size) / 2, size
-        ratio = size / own_size  # the crop is resized about its edge, not about a pixel's centre
-        matrix = template_transform(face.points, reference) * ratio + np.array([[0, 0, 1], [0, 0, 1]]) * (ratio - 1) / 2
-        return np.round(matrix, 9)
+    reference = reference_of(settings)
+    if reference is not None and face is not None:
+        return np.round(template_transform(face.points, reference), 9)
     if settings.mode == "facenet" and face is not None:
         half = settings.margin / 2
         low = np.maximum(face.box[:2] - half, 0).astype(int)

@@ -23,7 +23,7 @@ from torch import nn
 from ..base.atomic import write_bytes
 from ..base.errors import UserError
 from ..data.pack import Batch, Pack
-from ..data.warp import MM_PER_TEMPLATE_PX, REFERENCES, TEMPLATE_112, AlignSettings
+from ..data.warp import MM_PER_TEMPLATE_PX, TEMPLATE_112, reference_of
 from ..evaluate.embed import embed_batch
 from ..train.embedder import Embedder
 from ..train.model_files import ModelCard
@@ -110,7 +110,7 @@ def export_model(embedder: Embedder, card: ModelCard, path: Path, calibrate: Pac
 def facts(embedder: Embedder, card: ModelCard, precision: str) -> dict:
     """What the metadata of the file say, as JSON; `onnx_page.py` follows them."""
     a, settings = embedder.architecture, card.alignment
-    depth = a.modality != "rgb"
+    depth, template = a.modality != "rgb", reference_of(settings)
     described = {
         "rgb": "(B, S, S, 3) uint8, red, green and blue of the aligned crop",
         "depth": f"(B, S, S) float32 {card.depth_unit}, larger = farther, 0 = no reading",
@@ -127,7 +127,8 @@ def facts(embedder: Embedder, card: ModelCard, precision: str) -> dict:
         "architecture": asdict(a),
         "inputs": {name: described[name] for name in PARTS[a.modality]},
         "output": f"embedding (B, {a.embedding_size}) float32 of unit length; the cosine of two is their product",
-        "alignment": asdict(settings) | {"template": template_of(settings), "points": "eyes, nose, corners of mouth"},
+        "alignment": asdict(settings)
+        | {"template": template if template is None else template.tolist(), "points": "eyes, nose, corners of mouth"},
         "normalisation": {
             "inside_the_graph": True,
             "mean": embedder.mean.flatten().tolist(),
@@ -140,15 +141,6 @@ def facts(embedder: Embedder, card: ModelCard, precision: str) -> dict:
             "mm_per_px": MM_PER_TEMPLATE_PX,
         },
     }
-
-
-def template_of(settings: AlignSettings) -> list[list[float]] | None:
-    """Where the five points lie in a crop, px with pixel centres at whole numbers; None for modes without points."""
-    if settings.mode not in REFERENCES:
-        return None
-    reference, own_size = REFERENCES[settings.mode]
-    ratio = settings.image_size / own_size  # the crop is resized about its edge, as in `warp_matrix`
-    return (reference * ratio + (ratio - 1) / 2).tolist()
 
 
 def translated(embedder: Embedder, crops: Batch) -> Any:

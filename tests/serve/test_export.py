@@ -22,7 +22,7 @@ from face3d_lib.data.crops import align_pair
 from face3d_lib.data.faces import Detection, Faces
 from face3d_lib.data.pack import Batch, make_batch
 from face3d_lib.data.pairs import RGBDPair
-from face3d_lib.data.warp import AlignSettings, warp_matrix
+from face3d_lib.data.warp import AlignSettings, reference_of, warp_matrix
 from face3d_lib.evaluate.embed import embed_batch
 from face3d_lib.serve import export
 from face3d_lib.serve.onnx_page import FaceNetwork, block_means, similarity
@@ -126,7 +126,7 @@ def test_the_file_says_what_it_takes(exported):
         "settings_hash": card.settings_hash,
         "encoding": "depth_angles",
     }
-    assert facts["alignment"]["image_size"] == 150
+    assert facts["alignment"]["image_size"] == 224
     assert list(facts["inputs"]) == ["depth", "depth_per_px"]
     assert facts["normalisation"]["mean"] == network.mean.flatten().tolist()
     assert json.loads(json.dumps(export.facts(*exported["rgb"][:2], "float32")))["identity"]["encoding"] is None
@@ -203,7 +203,7 @@ def test_small_parts_of_the_page_are_those_of_the_library():
     points = np.array([[100.0, 120], [160, 128], [131, 160], [104, 190], [150, 196]])
     for settings in (AlignSettings(), AlignSettings("dlib"), AlignSettings("template", 80)):
         face = Detection(np.zeros(4), points, 1.0)
-        matrix = similarity(points, export.template_of(settings))
+        matrix = similarity(points, reference_of(settings).tolist())
         assert np.allclose(matrix, warp_matrix(settings, (300, 300, 3), face), atol=1e-8)
     image = np.arange(5 * 3 * 3, dtype=np.uint8).reshape(5, 3, 3)
     assert block_means(image, 2)[..., 0].tolist() == [[6, 11], [24, 29], [38, 42]]  # 37.5 and the halves round up
