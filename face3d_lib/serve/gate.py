@@ -1,8 +1,8 @@
 """Is a picture good enough to be enrolled? Each finding says what was measured, what is needed and what to do.
 
 A finding is a refusal or a warning. The limits were set on pairs of two Kinect sensors: of the first sensor's 131
-pairs, whose faces measure 23 to 39 px between the eyes, 3 are refused; of the second one's 270, with faces of 11 to 26 px, turned
-heads and over-exposed pictures, 64. Limits of likeness are those of the gallery's own threshold.
+pairs, whose faces measure 23 to 39 px between the eyes, they refuse 3; of the second one's 270, with faces of 11 to 26 px, turned
+heads and over-exposed pictures, 64 (liveness not counted). The limit of likeness is the gallery's own threshold.
 """
 
 from dataclasses import dataclass
