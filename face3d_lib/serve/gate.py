@@ -86,7 +86,8 @@ def judge(seen: Seen, convention: DepthConvention) -> tuple[list[Finding], dict[
         ):
             continue
         refused = sign * value < sign * refuse
-        message = f"{advice}: " + said.format(value=value, limit=refuse if refused else warn)
+        limit = refuse if refused else warn
+        message = f"{advice}: " + said.format(value=_shown(value, limit, said), limit=limit)
         findings.append(Finding(name, refused, message, value))
     if seen.not_live:
         findings.append(Finding("liveness", True, f"show a real face: {seen.not_live}"))
@@ -99,6 +100,15 @@ def judge(seen: Seen, convention: DepthConvention) -> tuple[list[Finding], dict[
         )
         findings.append(Finding("faces", large, said, count))
     return findings, found
+
+
+def _shown(value: float, limit: float, said: str) -> float:
+    """`value`, rounded away from `limit` where both would be printed alike: 23.6 of 24 px is said to be 23, not 24."""
+    form = said[said.index("{value:") + 7 :].split("}")[0]  # such as .0f or .2f; % prints hundredths
+    step = 10.0 ** -(int(form[1]) + 2 * form.endswith("%"))
+    if f"{value:{form}}" != f"{limit:{form}}":
+        return value
+    return limit - step if value < limit else limit + step
 
 
 def weight_of(found: dict[str, float]) -> float:

@@ -82,6 +82,18 @@ def test_a_second_face_is_said(recogniser, pair):
     assert "crop the picture to one person" in found(recogniser, both)["faces"]
 
 
+@pytest.mark.parametrize("name", gate.LIMITS)
+def test_a_value_beyond_its_limit_is_never_printed_as_the_limit(name):
+    """A face of 23.6 px was told that it had 24 px and needed 24."""
+    for limit in gate.LIMITS[name][:2]:
+        said = gate.LIMITS[name][3]
+        value = limit - gate.LIMITS[name][2] * 1e-4
+        shown = said.format(value=gate._shown(value, limit, said), limit=limit)
+        assert shown != said.format(value=limit, limit=limit)
+    assert gate._shown(23.6, 24, gate.LIMITS["eye_px"][3]) == 23
+    assert gate._shown(22.6, 24, gate.LIMITS["eye_px"][3]) == 22.6
+
+
 def test_all_limits_are_consistent():
     for name, (warn, refuse, sign, said, advice) in gate.LIMITS.items():
         assert sign * refuse < sign * warn, name
