@@ -102,9 +102,10 @@ def nose_peak(depth: np.ndarray) -> np.ndarray | None:
 
 
 def check_depth(frame: pd.DataFrame) -> list[str]:
-    """One line for each problem that the depth of an aligned folder seems to have; an empty list if there is none.
+    """One line for each problem that the pairs of an aligned folder seem to have; an empty list if there is none.
 
-    `frame` is alignment.csv as text. Copies of depth maps are counted. The other lines come from medians over the
+    `frame` is alignment.csv as text. Copies of depth maps are counted, and faces in the dark, whose crops tell colour
+    networks little. The other lines come from medians over the
     pairs. With FEW pairs or more, they report a unit that is wrong by a factor of about ten, or a wrong direction. With
     MANY pairs or more, they report depth that is flipped, shifted or of other pictures. Only the first of these
     problems is reported, because the later ones may follow from it.
@@ -116,7 +117,7 @@ def check_depth(frame: pd.DataFrame) -> list[str]:
     ok = frame[frame["status"] == "ok"]
     numbers = ok[DEPTH_MARKS].apply(pd.to_numeric, errors="coerce")
     told = _direction(numbers) or _turned_over(numbers) or _registration(numbers) or _unit(numbers)
-    return [*_copies(ok), *told]
+    return [*_copies(ok), *_dark(ok), *told]
 
 
 def frozen_depth(ok: pd.DataFrame) -> pd.Series:
@@ -135,6 +136,17 @@ def _copies(ok: pd.DataFrame) -> list[str]:
     return [
         f"depth: {len(several)} of {len(ok)} pairs share their depth map with another picture, such as "
         f"{several['pair_id'].iloc[0]}: the depth stream froze or files were copied; the split sets copies aside"
+    ]
+
+
+def _dark(ok: pd.DataFrame) -> list[str]:
+    dark = ok[ok["found_at"].str.startswith("lit")] if "found_at" in ok else ok[:0]
+    if not len(dark):
+        return []
+    return [
+        f"colour: {len(dark)} of {len(ok)} faces are so dark that they were found in a brightened picture only, such as "
+        f"{dark['pair_id'].iloc[0]}: add light (infrared of 10 to 14 bits in a 16-bit file looks so: scale its numbers "
+        "to the full range when saving it)"
     ]
 
 

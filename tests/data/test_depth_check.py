@@ -128,6 +128,18 @@ def test_depth_as_it_was_recorded_raises_no_alarm(shots):
     assert check_depth(pd.DataFrame([nobody] * 3, dtype=str)) == []
 
 
+def test_faces_that_were_found_in_brightened_pictures_are_told(shots):
+    row = dict.fromkeys([*ALIGNMENT_COLUMNS, *DEPTH_MARKS], "") | {"status": "ok"}
+    rows = [
+        row | {"pair_id": f"p/{k}", "rgb_sha256": str(k), "found_at": at}
+        for k, at in enumerate(("native", "lit", "lit 2x"))
+    ]
+    (line,) = check_depth(pd.DataFrame(rows, dtype=str))
+    assert line.startswith(
+        "colour: 2 of 3 faces are so dark that they were found in a brightened picture only, such as p/1: "
+    )
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
