@@ -261,22 +261,30 @@ app.add_typer(commands)  # enroll, identify, verify, forget, gallery
 
 @app.command(name="export")
 def export_onnx(
-    model: Annotated[str, typer.Argument(help="a model's folder, RUN:MODEL, dlib or depth_synthetic")],
+    model: Annotated[
+        str, typer.Argument(help="a folder, RUN:MODEL, dlib, depth_synthetic, or one that models get fetched")
+    ],
     out: Annotated[Path, typer.Option(help="the .onnx file to write")],
     int8: Annotated[
         Path | None,
         typer.Option(exists=True, file_okay=False, help="pack of aligned pairs by which ranges of int8 are chosen"),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON and nothing else")] = False,
 ) -> None:
     """Write a model as an ONNX file that takes raw aligned crops, and compare it with PyTorch.
 
     Example: face3d export demo:rgbd/30_train_softmax --out model.onnx
     """
+    from dataclasses import asdict
+
     from .data.pack import Pack
     from .serve.export import export_model
     from .serve.models import load_named
 
     made = export_model(*load_named(model), out, Pack.open(int8) if int8 else None)
+    if as_json:
+        print(json.dumps(asdict(made) | {"path": str(made.path)}, indent=2, ensure_ascii=False))
+        return
     print(f"{made.path}: {made.precision}, {made.n_bytes / 1e6:.1f} MB")
     print(f"beside PyTorch: largest difference {made.difference:.1e}, lowest cosine {made.cosine:.6f}")
     print("read it with face3d_lib/serve/onnx_page.py, which needs onnxruntime and numpy alone")

@@ -1,6 +1,7 @@
 """The commands of `face3d` that fetch, publish and import models. Each imports what it needs when it is called."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,7 +78,7 @@ def get(
     print(f"{name} -> {folder}")
     for what, text in (card.about.model_dump() if card.about else {}).items():
         print(f"{what}: {text}")
-    print(f"use it as: --model {folder}")
+    print(f"use it as: --model {name}")
 
 
 @models.command()
@@ -89,6 +90,8 @@ def push(
     protocol: Annotated[str, typer.Option(help="how its metrics were measured")],
     licence: Annotated[str, typer.Option(help="under which the weights may be used")],
     command: Annotated[str, typer.Option(help="the command that trained it")],
+    half: Annotated[bool, typer.Option("--half", help="publish float16 weights, of half the size")] = False,
+    as_json: Json = False,
 ) -> None:
     """Publish a model: weights, card and index. Nothing is published without data, protocol, licence and command.
 
@@ -96,15 +99,19 @@ def push(
     "people never seen" --licence CC0-1.0 --command "make demo"
     """
     from .serve.models import folder_of
-    from .serve.zoo import push_model
+    from .serve.zoo import halved, push_model
     from .train.model_files import About, read_card
 
     folder = folder_of(model)
     if empty := [what for what, text in (("--data", data), ("--licence", licence)) if not text.strip()]:
         raise UserError(f"{empty[0]}: must not be empty: say it in a few words")
     about = About(data=data, protocol=protocol, licence=licence, command=command)
-    push_model(folder, read_card(folder), to, name, about)
-    print(f"{model} -> {to}/{name}; get it by: face3d models get {name} --from {to}")
+    with halved(folder) if half else nullcontext(folder) as published:
+        push_model(published, read_card(published), to, name, about)
+    if as_json:
+        print(json.dumps({"model": name, "to": to} | about.model_dump(), indent=2, ensure_ascii=False))
+    else:
+        print(f"{model} -> {to}/{name}; get it by: face3d models get {name} --from {to}")
 
 
 @models.command("import")
@@ -117,6 +124,7 @@ def import_checkpoint(
         typer.Option(exists=True, dir_okay=False, help="the people it was trained on: one name a line, in their order"),
     ],
     out: Annotated[Path, typer.Option(help="folder to write")],
+    as_json: Json = False,
 ) -> None:
     """Import a checkpoint of the legacy project: the weights of a ResNet-50 that sees colour and depth in four channels.
 
@@ -126,4 +134,7 @@ def import_checkpoint(
 
     names = [line.strip() for line in classes.read_text(encoding="utf-8").splitlines() if line.strip()]
     card = import_legacy(file, names, out)
-    print(f"{file} -> {out}: {len(card.classes)} people, crops of mode {card.alignment.mode}")
+    if as_json:
+        print(json.dumps({"folder": str(out)} | _row(out.name, str(out), card), indent=2, ensure_ascii=False))
+    else:
+        print(f"{file} -> {out}: {len(card.classes)} people, crops of mode {card.alignment.mode}")

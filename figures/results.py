@@ -15,6 +15,7 @@ from face3d_lib.evaluate.words import LABELS
 
 FIGURES = Path(__file__).resolve().parent
 ROOT = FIGURES.parent
+MODELS_TABLE = re.compile(r"(<!-- models: written by make results -->\n).*?(<!-- end of models -->)", re.DOTALL)
 README_TABLE = re.compile(r"(<!-- results: written by make results -->\n).*?(<!-- end of results -->)", re.DOTALL)
 PLACEHOLDER = re.compile(r"\{\{([\w.]+)(?::([^}]+))?\}\}")
 
@@ -389,7 +390,32 @@ def readme(text: str) -> str:
     return README_TABLE.sub(lambda marks: f"{marks[1]}\n{demo_table()}\n\n{marks[2]}", text)
 
 
+def models_table() -> str:
+    """A row for each model that comes with the library, from its card."""
+    rows = []
+    for path in sorted((ROOT / "face3d_lib" / "weights").glob("*/card.json")):
+        card = json.loads(path.read_text(encoding="utf-8"))
+        network, about = card["architecture"], card["about"]
+        size = f"{(path.parent / 'model.safetensors').stat().st_size / 1e6:.1f} MB"
+        sees = network["modality"] if network["modality"] == "rgb" else f"{network['modality']}: {network['encoding']}"
+        sha = f"`{card['weights_sha256'][:16]}`"
+        facts = [about["data"], about["protocol"], about["licence"], f"`{about['command']}`"]
+        rows.append([f"`{path.parent.name}`", sees, card["alignment"]["mode"], size, sha, *facts])
+    head = ["model", "sees", "alignment", "size", "SHA-256", "trained on", "measured", "licence", "command"]
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def weights_page(text: str) -> str:
+    """WEIGHTS.md with its table of models as their cards have it."""
+    if not MODELS_TABLE.search(text):
+        raise ValueError("WEIGHTS.md: the marks around the table of models are not there")
+    return MODELS_TABLE.sub(lambda marks: f"{marks[1]}\n{models_table()}\n\n{marks[2]}", text)
+
+
 if __name__ == "__main__":
+    weights = ROOT / "WEIGHTS.md"
+    weights.write_text(weights_page(weights.read_text(encoding="utf-8")), encoding="utf-8")
     (FIGURES / "README.md").write_text(page(), encoding="utf-8")
     path = ROOT / "README.md"
     path.write_text(readme(path.read_text(encoding="utf-8")), encoding="utf-8")

@@ -197,6 +197,8 @@ def test_the_table_of_the_readme_shows_its_json():
 def test_page_and_readme_are_what_the_generator_writes():
     assert results.page() == PAGE, "run make results"
     assert results.readme(README) == README, "run make results"
+    weights = (results.ROOT / "WEIGHTS.md").read_text(encoding="utf-8")
+    assert results.weights_page(weights) == weights, "run make results"
 
 
 def test_every_picture_is_on_the_page_once():

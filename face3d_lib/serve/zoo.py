@@ -9,6 +9,7 @@ where it stopped. What was fetched stays in a cache (FACE3D_WEIGHTS) and needs n
 import hashlib
 import re
 import shutil
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from tqdm.auto import tqdm
 
 from ..base.atomic import replacing, sha256_of, write_bytes
 from ..base.errors import UserError, nearest
-from ..train.model_files import About, ModelCard, Sha256, read_card
+from ..train.model_files import About, ModelCard, Sha256, load_model, read_card, save_model
 from ..train.weights import FOLDER, TIMEOUT_SECONDS
 
 INDEX, CARD, WEIGHTS = "models.json", "card.json", "model.safetensors"
@@ -153,6 +154,18 @@ def push_model(folder: Path, card: ModelCard, source: str, name: str, about: Abo
         return
     for file, data in files.items():
         write_bytes(Path(source) / file, data)
+
+
+@contextmanager
+def halved(folder: Path) -> Iterator[Path]:
+    """A temporary folder with the model of `folder`, without its classifier, in float16; it is computed in float32 still.
+
+    Embeddings change by less than 0.01.
+    """
+    network, card = load_model(folder)
+    with tempfile.TemporaryDirectory() as place:
+        save_model(Path(place), network, card, half=True)
+        yield Path(place)
 
 
 def _index_or_new(source: str) -> Index:

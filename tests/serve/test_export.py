@@ -303,6 +303,7 @@ def test_the_command_and_its_mistakes(tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     assert FaceNetwork(tmp_path / "m.onnx").facts["alignment"]["mode"] == "template"
     assert "float32" in done.output
+    assert json.loads(face3d(tmp_path, "--out", tmp_path / "m.onnx", "--json").output)["precision"] == "float32"
     done = face3d(tmp_path, "--out", tmp_path / "m.txt")
     assert isinstance(done.exception, UserError)
     assert "ends in .onnx" in str(done.exception)

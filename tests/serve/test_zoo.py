@@ -243,6 +243,12 @@ def test_the_commands(model, shelf):
     done = face3d("push", model, *words, "--licence", "CC0-1.0")
     assert done.exit_code == 0, done.output
     assert "second" in zoo.read_index(str(shelf)).models
+    half = face3d("push", model, *[w if w != "second" else "half" for w in words], "--licence", "CC0-1.0", "--half")
+    assert half.exit_code == 0, half.output
+    there = zoo.read_index(str(shelf)).models
+    assert there["half"].n_bytes < 0.6 * there["second"].n_bytes
+    small, large = (load_named(str(shelf / name))[0].state_dict() for name in ("half", "second"))
+    assert all(torch.allclose(small[key].float(), large[key].float(), rtol=1e-3, atol=1e-6) for key in large)
     assert "lab-rgb" in face3d("list").output
 
 
