@@ -87,3 +87,13 @@ def test_wrong_depth_is_not_live():
     assert nothing.reason.startswith("0% of the face hold a depth")
     outside = check_liveness(depth, made.landmarks + 5000, "mm")
     assert not outside.live
+
+
+def test_what_is_nearer_is_higher():
+    rows, columns = np.mgrid[:112, :112]
+    away = ((columns - TEMPLATE_112[2, 0]) / 6) ** 2 + ((rows - TEMPLATE_112[2, 1]) / 10) ** 2
+    depth = (600 - 20 * np.exp(-away / 2)).astype(np.float32)
+    places, heights, _ = face_cells(depth, TEMPLATE_112, "mm")
+    at_nose = heights[np.hypot(*(places - TIP).T).argmin()]
+    assert at_nose == pytest.approx(20 / 63, abs=0.05)
+    assert nose_height(places, heights) > 3 * nose_height(places, -heights)
