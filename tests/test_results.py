@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import json
 import re
 import statistics
 
@@ -199,6 +200,9 @@ def test_page_and_readme_are_what_the_generator_writes():
     assert results.readme(README) == README, "run make results"
     weights = (results.ROOT / "WEIGHTS.md").read_text(encoding="utf-8")
     assert results.weights_page(weights) == weights, "run make results"
+    for path in (results.ROOT / "face3d_lib" / "weights").glob("*/card.json"):
+        card = json.loads(path.read_text(encoding="utf-8"))
+        assert card["about"]["command"] == card["parameters"]["command"], path
 
 
 def test_every_picture_is_on_the_page_once():
