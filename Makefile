@@ -4,13 +4,14 @@ BIN := .venv/bin
 TEST_ENV := FACE3D_RUNS=runs/.test
 RUN ?= default
 EXPLORE := $(basename $(notdir $(wildcard notebooks/49_*.ipynb)))
+DESK := $(basename $(notdir $(wildcard notebooks/50_*.ipynb)))
 PLAN := $(BIN)/python -m face3d_lib.runs.plan
 NBVAL := $(BIN)/pytest -p no:cacheprovider --nbval-lax --nbval-current-env --nbval-cell-timeout 600 \
 	--nbval-sanitize-with tests/nbval_sanitize.cfg
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(NBVAL) -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: figures help env demo test test-unit test-notebooks test-full lab explore lint format notebooks results bench coverage liveness gallery gpu-kit bench-gpu lock clean
+.PHONY: figures help env demo test test-unit test-notebooks test-full lab explore desk lint format notebooks results bench coverage liveness gallery gpu-kit bench-gpu lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -50,6 +51,10 @@ lab: env ## JupyterLab on the project; outputs are kept in runs/, and notebooks/
 explore: env ## a page in the browser: move the threshold of run default and see what it gets wrong (make explore RUN=demo)
 	@$(BIN)/face3d run $(EXPLORE) $(RUN)
 	$(BIN)/voila "$${FACE3D_RUNS:-runs}/$(RUN)/$(EXPLORE)/$(EXPLORE).ipynb"
+
+desk: env ## a page in the browser: enrol, recognise and forget people with the model of run default (make desk RUN=demo)
+	@$(BIN)/face3d run $(DESK) $(RUN)
+	$(BIN)/voila "$${FACE3D_RUNS:-runs}/$(RUN)/$(DESK)/desk.ipynb"
 
 lint: env ## ruff on library, tests and notebooks; mypy on the library
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

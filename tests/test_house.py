@@ -50,7 +50,7 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
     ],
     "serve": [
         *["liveness", "names", "search", "strangers", "gallery", "reading", "zoo", "models", "recogniser", "kept"],
-        *["gate", "people", "batches", "check", "identify", "onnx_page", "export"],
+        *["gate", "people", "batches", "check", "identify", "desk", "desk_page", "onnx_page", "export"],
     ],
 }
 FLOW = [f"{room}.{name}" for room, names in ROOMS.items() for name in names]

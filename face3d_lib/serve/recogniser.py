@@ -12,7 +12,9 @@ without colour cannot be used, because the face is found in colour.
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+import time
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ import numpy as np
 from ..data.faces import Faces, find_faces, load_detector
 from ..data.pairs import BadPair, RGBDPair
 from ..data.warp import AlignSettings
-from .liveness import check_liveness
+from .liveness import Liveness, check_liveness
 from .models import load_named
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ class Seen:
     faces: Faces  # all faces of the picture
     row: dict[str, Any]  # measurements of the chosen face, as in alignment.csv
     missing: str = ""  # "depth" where the vector holds colour alone
+    crops: tuple[np.ndarray, ...] = ()  # what the networks were given: (S, S, 3) uint8 and (S, S) float32
+    milliseconds: dict[str, float] = field(default_factory=dict)  # that each step took: detect, align, embed
 
     @property
     def points(self) -> np.ndarray:
@@ -61,16 +65,18 @@ class Seen:
 
         return np.array([self.row[name] for name in POINTS]).reshape(5, 2)
 
+    @cached_property
+    def liveness(self) -> Liveness | None:
+        """Whether depth shows a face where colour does. None where it cannot be asked: depth is missing and that was allowed, or
+        the model takes whole pictures."""
+        if self.missing or "x1" not in self.row:
+            return None
+        return check_liveness(self.pair.depth, self.points, self.pair.depth_unit)
+
     @property
     def not_live(self) -> str:
-        """Why depth shows no face where colour does (see `liveness`); "" where it shows one or cannot be asked.
-
-        It cannot be asked where depth is missing and that was allowed, and where the model takes whole pictures.
-        """
-        if self.missing or "x1" not in self.row:
-            return ""
-        found = check_liveness(self.pair.depth, self.points, self.pair.depth_unit)
-        return "" if found.live else found.reason
+        """Why depth shows no face (see `liveness`); "" where it shows one or cannot be asked."""
+        return "" if self.liveness is None or self.liveness.live else self.liveness.reason
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +135,9 @@ class Recogniser:
         for part in self.parts:
             if part.modality != "rgb":
                 require_meaning(part.network.architecture.encoding, pair.depth_unit)
+        begun = time.perf_counter()
         faces = self.find(pair) if faces is None else faces
+        found_at = time.perf_counter()
         row: dict[str, Any] = {}
         found = None if self.alignment.mode == "none" else faces
         missing = ""
@@ -143,7 +151,11 @@ class Recogniser:
             plane = replace(pair, depth=np.full(pair.depth.shape, 1000, np.float32))  # only to cut the colour
             crops = align_pair(plane, found, self.alignment, row)
             row |= {"valid_depth": 0.0, "relief": np.nan, "registration": np.nan}
-        return Seen(self._vector(*crops, row["depth_per_px"], missing), pair, faces, row, missing)
+        cut_at = time.perf_counter()
+        vector = self._vector(*crops, row["depth_per_px"], missing)
+        ends = np.array([begun, found_at, cut_at, time.perf_counter()])
+        taken = dict(zip(("detect", "align", "embed"), (1000 * np.diff(ends)).tolist(), strict=True))
+        return Seen(vector, pair, faces, row, missing, crops, taken)
 
     def _vector(self, rgb: np.ndarray, depth: np.ndarray, depth_per_px: float, missing: str) -> np.ndarray:
         from ..data.pack import make_batch

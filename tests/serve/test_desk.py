@@ -1,0 +1,166 @@
+"""The desk behind the application: look, enrol, forget, undo; every mistake is one line, and leaves the gallery as it was."""
+
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from face3d_lib.base.errors import UserError
+from face3d_lib.data.convention import DepthConvention
+from face3d_lib.data.pairs import find_pairs
+from face3d_lib.serve.desk import Desk
+from face3d_lib.serve.people import People
+
+MM = DepthConvention("mm", "farther")
+DECLARED = ("mm", "farther", None)
+
+
+@pytest.fixture
+def desk(tmp_path, faces, recogniser):
+    return Desk(People.open(tmp_path / "people", recogniser), find_pairs(faces), MM)
+
+
+def files(faces, pair_id):
+    """The picture and the depth map of a pair as they are uploaded."""
+    return [(f"face{ending}", (faces / f"{pair_id}{ending}").read_bytes()) for ending in (".png", ".npy")]
+
+
+def held(folder) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def test_look_enrol_forget_undo(desk, faces):
+    view = desk.pick("p0000/s1_000")
+    assert view.answer == "Nobody is enrolled yet."
+    assert view.liveness.startswith("depth shows a face")
+    assert desk.enrol("anna") == "Enrolled as anna."
+    assert desk.view.answer.startswith("This is anna: the score 1.000 reaches the threshold 0.")
+    assert "anna" not in desk.pick("p0001/s1_000").answer
+    assert desk.view.match.candidates[0][0] == "anna"
+    desk.enrol("bob")
+    before = desk.people.gallery
+    assert desk.forget("anna") == "Forgotten: nothing of anna is in any file of the gallery."
+    assert b"anna" not in held(desk.people.folder)
+    assert b"p0000" not in held(desk.people.folder)
+    assert desk.undo() == "Taken back: forget anna."
+    after = desk.people.gallery
+    assert sorted(after.names) == sorted(before.names)
+    for name in before.names:
+        assert np.array_equal(after.of(name)[0], before.of(name)[0])
+        assert after.of(name)[1] == before.of(name)[1]
+    assert after.threshold == before.threshold
+    assert desk.undo() == "Taken back: enrol bob."
+    assert desk.names == ("anna",)
+    desk.undo()
+    assert desk.names == ()
+    assert desk.view.answer == "Nobody is enrolled yet."
+    with pytest.raises(UserError, match="nothing to undo"):
+        desk.undo()
+
+
+def test_undo_takes_one_picture_away_from_a_person_who_has_another(desk):
+    desk.pick("p0000/s1_000")
+    desk.enrol("anna")
+    first = desk.people.gallery.of("anna")[1]
+    desk.pick("p0000/s2_000")
+    desk.enrol("anna")
+    assert len(desk.people.gallery.of("anna")[1]) == 2
+    desk.undo()
+    assert desk.people.gallery.of("anna")[1] == first
+
+
+def test_two_uploads_of_one_file_name_are_two_pictures(desk, faces):
+    for pair_id in ("p0000/s1_000", "p0000/s2_000"):
+        desk.upload(*files(faces, pair_id), DECLARED)
+        desk.enrol("anna")
+    desk.undo()
+    (picture,) = desk.people.gallery.of("anna")[1]
+    assert picture.pair_id.startswith("face ")
+    assert desk.upload(*files(faces, "p0000/s1_000"), DECLARED).match.score == pytest.approx(1, abs=1e-6)
+
+
+def test_what_is_shown(desk, faces):
+    view = desk.pick("p0002/s1_001")
+    size = desk.people.recogniser.alignment.image_size
+    assert [crop.shape for crop in view.crops] == [(size, size, 3)] * 2
+    raw = desk._looked_at[0].pair.rgb
+    assert view.picture.shape[:2] == raw.shape[:2]  # 256 px: not made smaller
+    marked = (view.picture != raw).any(2)
+    box = [round(desk._looked_at[0].row[f"box_{side}"]) for side in ("left", "top", "right", "bottom")]
+    rows, columns = np.nonzero(marked)
+    assert np.abs(np.array([columns.min(), rows.min(), columns.max(), rows.max()]) - box).max() <= 3
+    assert list(view.milliseconds) == ["decode", "detect", "align", "embed", "judge", "search"]
+    assert min(view.milliseconds.values()) > 0
+
+
+def test_a_photograph_is_named_by_nobody_and_refused(desk, faces, tmp_path):
+    desk.pick("p0000/s1_000")
+    desk.enrol("anna")
+    (picture, depth), flat = files(faces, "p0000/s2_000"), tmp_path / "flat.npy"
+    shape = np.load(faces / "p0000/s2_000.npy").shape
+    np.save(flat, np.full(shape, 800, np.uint16))
+    view = desk.upload(picture, (depth[0], flat.read_bytes()), DECLARED)
+    assert view.answer == "Nobody is accepted: depth shows no face."
+    assert "liveness" in [finding.what for finding in view.findings if finding.refused]
+    with pytest.raises(UserError, match=r"^not enrolled: .*show a real face"):
+        desk.enrol("anna")
+    assert len(desk.people.gallery.of("anna")[1]) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda rgb, depth: (("notes.txt", rgb[1]), depth), "notes.txt: no picture by its name"),
+        (lambda rgb, depth: (rgb, ("depth.png", depth[1])), "depth.png: no depth map by its name"),
+        (lambda rgb, depth: (("x.depth.png", rgb[1]), depth), "x.depth.png: no picture by its name"),
+        (lambda rgb, depth: ((rgb[0], rgb[1][:3000]), depth), "^face.png: not a readable picture"),
+        (lambda rgb, depth: (rgb, (depth[0], b"")), "^face.npy: not a readable depth map"),
+    ],
+)
+def test_uploads_that_cannot_be_used_are_one_line_without_a_folder(desk, faces, change, said):
+    desk.pick("p0000/s1_000")
+    with pytest.raises(UserError, match=said) as raised:
+        desk.upload(*change(*files(faces, "p0000/s1_000")), DECLARED)
+    assert "\n" not in str(raised.value)
+    assert "/tmp" not in str(raised.value)
+    with pytest.raises(UserError, match="no picture to enrol"):  # and not the pair from before
+        desk.enrol("anna")
+
+
+def test_names_and_pictures_that_cannot_be_enrolled(desk):
+    with pytest.raises(UserError, match="no picture to enrol"):
+        desk.enrol("anna")
+    desk.pick("p0000/s1_000")
+    with pytest.raises(UserError):
+        desk.enrol("")
+    desk.enrol("anna")
+    with pytest.raises(UserError, match="is enrolled already"):
+        desk.enrol("anna")
+    with pytest.raises(UserError, match="the same photograph is enrolled as 'anna'"):
+        desk.enrol("bob")
+    with pytest.raises(UserError):
+        desk.forget("bob")
+    with pytest.raises(UserError, match="no pair of this run"):
+        desk.pick("p9/s1_000")
+    assert desk.names == ("anna",)
+    assert desk.undoes == "enrol anna"
+
+
+def test_the_newest_pair_of_a_watched_folder(desk, faces, tmp_path):
+    camera = tmp_path / "camera"
+    with pytest.raises(UserError, match="no such folder"):
+        desk.newest(camera)
+    camera.mkdir()
+    with pytest.raises(UserError, match="no pair there yet"):
+        desk.newest(camera)
+    for place, pair_id in enumerate(("p0000/s1_000", "p0001/s1_000")):
+        for ending in (".png", ".npy"):
+            shutil.copy(faces / f"{pair_id}{ending}", camera / f"{1 - place}{ending}")
+            os.utime(camera / f"{1 - place}{ending}", (1000 + place, 1000 + place))
+        assert desk.newest(camera, DECLARED).match.candidates == ()
+        assert desk.newest(camera, DECLARED) is None
+    desk.enrol("bob")
+    assert desk.people.gallery.of("bob")[1][0].pair_id.startswith("0 ")
+    os.utime(camera / "1.npy", (2000, 2000))
+    assert desk.newest(camera, DECLARED).match.name is None

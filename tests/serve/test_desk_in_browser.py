@@ -1,0 +1,110 @@
+"""The application in a browser, as a page under Voila: pick, upload, identify, enrol, forget, undo.
+
+Without Chromium or Playwright this is skipped.
+"""
+
+import json
+import shutil
+
+import nbformat
+import numpy as np
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+from test_widgets_in_browser import CHROMIUM, server
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here, so no page can be opened")
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed, so no page can be opened")
+
+CELL = """from pathlib import Path
+from face3d_lib.data.convention import DepthConvention
+from face3d_lib.data.pairs import find_pairs
+from face3d_lib.serve import People
+from face3d_lib.serve.desk import Desk
+from face3d_lib.serve.desk_page import DeskPage
+DeskPage(Desk(People.open({gallery!r}), find_pairs(Path({faces!r})), DepthConvention("mm", "farther")))
+"""
+
+
+@pytest.fixture
+def page():
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        opened = browser.new_page(viewport={"width": 1200, "height": 900})
+        opened.set_default_timeout(40_000)  # TMP
+        yield opened
+        browser.close()
+
+
+def says(page, text, where="said"):
+    """Wait until a part of the page holds `text`."""
+    page.wait_for_function(
+        "([where, text]) => document.querySelector(`.face3d-${where}`)?.innerText.includes(text)", arg=[where, text]
+    )
+
+
+def press(page, button):
+    page.locator(f"button:text-is('{button}')").click()
+
+
+def choose(page, button, path):
+    """Upload a file by the button of this name."""
+    with page.expect_file_chooser() as opened:
+        page.locator(f"button:has-text('{button}')").click()
+    opened.value.set_files(path)
+
+
+def test_pick_enrol_upload_forget_undo(tmp_path, faces, page):
+    gallery = tmp_path / "people"
+    cell = CELL.format(gallery=str(gallery), faces=str(faces))
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=[new_code_cell(cell)], metadata=kernel), tmp_path / "desk.ipynb")
+    with server(tmp_path, tmp_path / "runs", "voila", "--no-browser", str(tmp_path / "desk.ipynb")) as address:
+        page.goto(address)
+        page.wait_for_selector(".face3d-said")
+        assert "People.open" not in page.content()  # the code is hidden
+        page.locator("select:has(option:text-is('p0000/s1_000'))").select_option(label="p0000/s1_000")
+        says(page, "Nobody is enrolled yet.", "answer")
+        says(page, "depth shows a face", "liveness")
+        says(page, "nothing speaks against", "gate")
+        for what in ("aligned colour", "aligned depth", "the picture with the faces found in it"):
+            assert page.locator(f"img[alt='{what}']").evaluate("picture => picture.naturalWidth") > 0
+        press(page, "enrol")
+        says(page, "name")  # it has none yet: one line, and no traceback
+        assert "Traceback" not in page.inner_text("body")
+        page.get_by_placeholder("a name").fill("anna")
+        press(page, "enrol")
+        says(page, "Enrolled as anna.")
+        says(page, "This is anna", "answer")
+
+        other = "p0001/s1_000"
+        choose(page, "picture", faces / f"{other}.png")
+        choose(page, "depth", faces / f"{other}.npy")
+        page.wait_for_function(
+            "!document.querySelector('.face3d-answer').innerText.includes('This is anna: the score 1')"
+        )
+        assert page.locator(".face3d-match").count() == 1
+        if shot := __import__("os").environ.get("FACE3D_SHOT"):
+            page.screenshot(path=shot, full_page=True)
+        bad = np.zeros((4, 4), np.float32)
+        np.save(tmp_path / "bad.npy", bad)
+        choose(page, "picture", faces / f"{other}.png")
+        choose(page, "depth", tmp_path / "bad.npy")
+        says(page, "bad.npy: depth has the shape (4, 4)")
+        assert page.locator(".face3d-answer").count() == 0
+
+        press(page, "forget")
+        says(page, "Forgotten: nothing of anna")
+        says(page, "Nobody is enrolled.", "enrolled")
+        assert json.loads((gallery / "gallery.json").read_text())["people"] == []
+        press(page, "undo")
+        says(page, "Taken back: forget anna.")
+        says(page, "1 enrolled: anna", "enrolled")
+        press(page, "undo")
+        says(page, "Taken back: enrol anna.")
+        page.wait_for_selector("button:disabled:text-is('undo')")
+
+        shutil.copytree(faces / "p0002", tmp_path / "camera")
+        page.get_by_placeholder("a folder into which").fill(str(tmp_path / "camera"))
+        page.get_by_placeholder("a folder into which").press("Tab")
+        press(page, "watch")
+        says(page, "Nobody is enrolled yet.", "answer")
