@@ -143,7 +143,7 @@ class DeskPage(ipywidgets.VBox):
         self._show(said, colour)
 
     def _looked(self, view: View) -> str:
-        return f"Looked at {sum(view.milliseconds.values()):.0f} ms."
+        return f"Done in {sum(view.milliseconds.values()):.0f} ms."
 
     def _pick(self, pair_id: str | None) -> None:
         if pair_id is not None:
@@ -197,7 +197,7 @@ def view_html(view: View) -> str:
     colour, depth = (
         image(pixels, 160, what) for pixels, what in zip(view.crops, ("aligned colour", "aligned depth"), strict=True)
     )
-    faces = image(view.picture, min(420, view.picture.shape[1]), "the picture with the faces found in it")
+    faces = image(view.picture, 320, "the picture with the faces found in it")
     found = "".join(f"<li>{'refused' if f.refused else 'a hint'}: {html.escape(f.message)}</li>" for f in view.findings)
     gate = f"<ul style='margin:0'>{found}</ul>" if found else "nothing speaks against enrolling it"
     times = ", ".join(f"{name} {value:.0f}" for name, value in view.milliseconds.items())

@@ -3,6 +3,7 @@
 import os
 import shutil
 
+import nbformat
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from face3d_lib.base.errors import UserError
 from face3d_lib.data.convention import DepthConvention
 from face3d_lib.data.pairs import find_pairs
 from face3d_lib.serve.desk import Desk
+from face3d_lib.serve.desk_page import DeskPage, page_of_run, write_page
 from face3d_lib.serve.people import People
 
 MM = DepthConvention("mm", "farther")
@@ -164,3 +166,27 @@ def test_the_newest_pair_of_a_watched_folder(desk, faces, tmp_path):
     assert desk.people.gallery.of("bob")[1][0].pair_id.startswith("0 ")
     os.utime(camera / "1.npy", (2000, 2000))
     assert desk.newest(camera, DECLARED).match.name is None
+
+
+def test_a_page_that_cannot_be_opened_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("face3d_lib.base.paths.RUNS", tmp_path)
+    write_page(tmp_path / "desk.ipynb", "it's", "rgbd/30_train_softmax", "", 0.1)
+    (_, cell) = nbformat.read(tmp_path / "desk.ipynb", 4).cells
+    assert cell.source.endswith("""page_of_run("it's", 'rgbd/30_train_softmax', '', 0.1)""")
+    said = page_of_run("none", "rgbd/30_train_softmax").value
+    assert "run none is not complete: face3d run 50_predict_identity none makes it" in said
+
+
+def test_the_page_says_what_went_wrong_and_shows_names_as_text(desk):
+    page = DeskPage(desk)
+    page.choice.value = "p0000/s1_000"
+    page.name.value = "<b>anna"
+    page.buttons["enrol"].click()
+    assert "Enrolled as &lt;b&gt;anna." in page.said.value
+    assert "&lt;b&gt;anna 1.000" in page.shown.value
+    assert "<b>anna" not in page.shown.value + page.enrolled.value + page.said.value
+    page.buttons["enrol"].click()
+    assert "is enrolled already" in page.said.value
+    desk.pick = lambda _: 1 / 0  # a fault of the program
+    page.choice.value = "p0001/s1_000"
+    assert "ZeroDivisionError: division by zero" in page.said.value
