@@ -13,6 +13,7 @@ from face3d_lib.data.pairs import find_pairs
 from face3d_lib.serve.desk import Desk
 from face3d_lib.serve.desk_page import DeskPage, page_of_run, write_page
 from face3d_lib.serve.people import People
+from face3d_lib.serve.strangers import shipped
 
 MM = DepthConvention("mm", "farther")
 DECLARED = ("mm", "farther", None)
@@ -59,6 +60,17 @@ def test_look_enrol_forget_undo(desk, faces):
     assert desk.view.answer == "Nobody is enrolled yet."
     with pytest.raises(UserError, match="nothing to undo"):
         desk.undo()
+
+
+def test_whoever_comes_back_raises_the_threshold_for_all_who_came_meanwhile(desk, faces, recogniser):
+    desk.pick("p0000/s1_000")
+    desk.enrol("anna")
+    desk.forget("anna")
+    for name, person in (("bob", "p0001"), ("carl", "p0002")):  # another process, which has no part in what is undone
+        desk.people.enrol(name, *(faces / person / f"s1_000{ending}" for ending in (".png", ".npy")))
+    desk.undo()
+    assert desk.names == ("bob", "carl", "anna")
+    assert desk.people.gallery.threshold == shipped(recogniser.model_id).threshold(0.01, 3)[0]
 
 
 def test_undo_takes_one_picture_away_from_a_person_who_has_another(desk):
