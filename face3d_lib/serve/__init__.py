@@ -13,8 +13,12 @@ __all__ = ["People", "Recogniser"]
 
 
 def __getattr__(name: str) -> Any:
-    from importlib import import_module
+    if name == "People":
+        from .people import People
 
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{name.lower()}", __name__), name)
+        return People
+    if name == "Recogniser":
+        from .recogniser import Recogniser
+
+        return Recogniser
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
