@@ -2,8 +2,8 @@
 
 A stranger is accepted where the best of G templates reaches the threshold. If a share p of all comparisons of two people
 reaches it, and comparisons were independent, that happens to 1 - (1 - p)^G of the strangers. On the people whom the table was
-measured on, with an earlier depth network, .0108, .0098, .0105 and .0115 of the strangers were accepted by galleries of 1, 5, 10
-and 20 of them at the thresholds for .01 (200 draws each, one picture a person).
+measured on, .0099, .0099, .0114 and .0104 of the strangers were accepted by galleries of 1, 5, 10 and 20 of them at the
+thresholds for .01 (200 draws each, one picture a person).
 
 The table that comes with the library (weights/strangers.json) belongs to the recogniser "pretrained" alone: real people are
 in it as numbers only. What it was measured on stands in its `source`.
