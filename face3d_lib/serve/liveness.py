@@ -10,18 +10,23 @@ holes:
 Both are in distances between the eyes, so the unit of depth does not matter. The score is the root of their product. The
 threshold was chosen on synthetic people (`make liveness`), and the results page has the errors.
 
+Depth that is turned inside out, as by a wrong `larger_is`, has a nose that is a hole; its score is negative. It is told by
+the height of the bump less the depth of the best hole of that size, plus the relief that `face_relief` measures.
+
 This tells photographs and screens, held flat, tilted or bent, and paper masks with holes. It does not tell anything that
 has the relief of a face: a mask of silicone, resin or plaster, or a paper mask through which the wearer's nose stands
-out. It sees one pair and no movement, and not whether depth is turned inside out: `depth_check` tells a wrong `larger_is`.
+out. It sees one pair and no movement.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..data.depth_check import face_relief
 from ..data.warp import EYES_TEMPLATE_PX, MM_PER_TEMPLATE_PX, TEMPLATE_112, nearest, source_of, template_transform
 
 THRESHOLD = 0.065  # least score of a live face; 2 % of the sheets of tests/bench/liveness.py reach it
+INSIDE_OUT = -0.1  # below it the nose is a hole; no face of the synthetic people of tests/bench/liveness.py is
 MIN_SHARE = 0.4  # of the face that must hold readings: a screen returns few
 FACE_CENTRE, FACE_AXES = (56.0, 70.0), (26.0, 34.0)  # template px: the ellipse from the brows to the chin
 CELL = 4  # template px (7 mm): readings are averaged in squares of this side, which takes most of their noise away
@@ -38,7 +43,7 @@ class Liveness:
     """Whether depth shows a face; numbers are in distances between the eyes and NaN where too little was read."""
 
     live: bool
-    score: float
+    score: float  # negative where the nose is a hole
     unevenness: float
     nose: float
     share: float  # of the face that holds readings
@@ -51,11 +56,16 @@ def check_liveness(depth: np.ndarray, points: np.ndarray, unit: str, threshold: 
     depth: (H, W) canonical (larger = farther, 0 = no reading) of the whole picture, in `unit`, "mm" or "pixel"; points:
     (5, 2) px, as a detector finds them. Raises BadPair where the five points lie in one spot.
     """
-    places, heights, share = face_cells(depth, points, unit)
+    upright, eyes = _upright(depth, points, unit)
+    places, heights, share = _cells(upright, eyes)
     if share < MIN_SHARE or len(heights) < FEW_CELLS:
         said = f"{share:.0%} of the face hold a depth, {MIN_SHARE:.0%} are needed: a screen returns little"
         return Liveness(False, np.nan, np.nan, np.nan, share, f"{said}; come into the sensor's range")
     uneven, nose = off_cylinder(places, heights), nose_height(places, heights)
+    hole, relief = nose_height(places, -heights), face_relief(upright, TEMPLATE_112) / eyes
+    if nose - hole + (relief if np.isfinite(relief) else 0.0) < INSIDE_OUT:
+        said = "depth is turned inside out, the nose is a hole: declare larger_is the other way"
+        return Liveness(False, -float(np.sqrt(uneven * max(hole, 0.0))), uneven, nose, share, said)
     score = float(np.sqrt(uneven * max(nose, 0.0)))
     if score >= threshold:
         return Liveness(True, score, uneven, nose, share, f"depth shows a face (score {score:.3f})")
@@ -69,9 +79,17 @@ def face_cells(depth: np.ndarray, points: np.ndarray, unit: str) -> tuple[np.nda
     Both are in distances between the eyes; a larger height is nearer to the camera. Eyes and mouth are left out, and
     readings farther than one eye distance from the median, which are not the face.
     """
+    return _cells(*_upright(depth, points, unit))
+
+
+def _upright(depth: np.ndarray, points: np.ndarray, unit: str) -> tuple[np.ndarray, float]:
+    """(the depth in the template, (112, 112); the distance between the eyes in the unit of depth)."""
     matrix = template_transform(points)
     per_px = MM_PER_TEMPLATE_PX if unit == "mm" else 1 / np.sqrt(np.linalg.det(matrix[:, :2]))
-    upright = nearest(depth, *source_of(matrix, 112))[0].astype(np.float64)
+    return nearest(depth, *source_of(matrix, 112))[0].astype(np.float64), per_px * EYES_TEMPLATE_PX
+
+
+def _cells(upright: np.ndarray, eyes: float) -> tuple[np.ndarray, np.ndarray, float]:
     rows, columns = np.mgrid[:112, :112]
     away = [(axis - m) / half for axis, m, half in zip((columns, rows), FACE_CENTRE, FACE_AXES, strict=True)]
     inside = away[0] ** 2 + away[1] ** 2 < 1
@@ -79,7 +97,7 @@ def face_cells(depth: np.ndarray, points: np.ndarray, unit: str) -> tuple[np.nda
     share = float(read.sum() / inside.sum())
     if not read.any():
         return np.zeros((0, 2)), np.zeros(0), share
-    middle, eyes = np.median(upright[read]), per_px * EYES_TEMPLATE_PX
+    middle = np.median(upright[read])
     read &= np.abs(upright - middle) < eyes
     count, total, area = (_sums(image) for image in (read, np.where(read, upright, 0), inside))
     y, x = np.nonzero((count >= CELL_FULL * CELL**2) & (area >= CELL**2 / 2))

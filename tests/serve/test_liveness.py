@@ -97,3 +97,18 @@ def test_what_is_nearer_is_higher():
     at_nose = heights[np.hypot(*(places - TIP).T).argmin()]
     assert at_nose == pytest.approx(20 / 63, abs=0.05)
     assert nose_height(places, heights) > 3 * nose_height(places, -heights)
+
+
+@pytest.mark.parametrize("subject", range(6))
+def test_a_face_turned_inside_out_is_told(subject):
+    made = pair(21, subject, 0)
+    depth = made.depth.astype(np.float32)
+    turned = np.where(depth > 0, 2 * np.median(depth[depth > 0]) - depth, 0)
+    found = check_liveness(turned, made.landmarks, "mm")
+    assert not found.live
+    assert found.score < 0
+    assert found.reason.endswith("declare larger_is the other way")
+    hidden = turned.copy()  # no reading at the tip of the nose: what is around it still tells
+    x, y = made.landmarks[2].astype(int)
+    hidden[y - 3 : y + 4, x - 3 : x + 4] = 0
+    assert not check_liveness(hidden, made.landmarks, "mm").live
