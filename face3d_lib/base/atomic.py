@@ -41,6 +41,10 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(sibling)
         os.replace(sibling, path)
         _sync(path.parent)
+    except OSError as error:  # a full disk names no file, and the name of the new one says nothing
+        if error.filename in (None, os.fspath(sibling)):
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+        raise
     finally:
         sibling.unlink(missing_ok=True)
 

@@ -27,6 +27,7 @@ STOPPING = (*PREEMPTING, signal.SIGINT, signal.SIGHUP)  # the last two come from
 GRACE_SECONDS = 30  # after a stopping signal, before a kernel that does not stop is killed
 ORPHANED_SECONDS = 15  # the longest time that a lock outlives its owner, whose kernel still holds it
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3  # of mallopt (malloc.h)
+FULL = (errno.ENOSPC, errno.EDQUOT)  # errors of a disk without room and of a user without quota
 WITHOUT_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # errors of Lustre and NFS mounted without locks
 
 # ------------------------------------------------------------------------------------ one writer for each folder
@@ -58,9 +59,13 @@ def lock(folder: Path, patience_seconds: float = 0) -> int:
             fix = f"; if it is gone, delete {folder / '.lock'}" if not here or not is_alive(pid) else ""
             raise UserError(f"{busy}: wait for it, stop it, or choose another run name or folder{fix}")
         time.sleep(0.1)
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, f"{os.getpid()} {platform.node()}".encode(), 0)
     clear_leftovers(folder)
+    try:
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()} {platform.node()}".encode(), 0)
+    except OSError as error:
+        if error.errno not in FULL:  # the lock holds without a name in it, and a full disk can be read
+            raise
     return handle
 
 

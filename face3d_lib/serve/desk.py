@@ -22,6 +22,7 @@ from ..evaluate.pictures import depth_picture
 from . import gallery as store
 from . import gate
 from .gallery import Gallery, Match
+from .kept import kept_crops
 from .people import People, with_threshold
 from .reading import UNDECLARED, Declared, declaring_folder, open_pair
 from .recogniser import Seen
@@ -154,7 +155,7 @@ class Desk:
         before = self.people.gallery
         name = before.find(name)
         vectors, pictures = before.of(name)
-        crops = {p.crops: store.kept_crops(self.people.folder, p) for p in pictures if p.crops}
+        crops = {p.crops: kept_crops(self.people.folder, p) for p in pictures if p.crops}
         self.people.forget(name)
 
         def back(gallery: Gallery) -> Gallery:

@@ -4,11 +4,12 @@ A face can be reconstructed from such a vector, so a gallery is protected like p
 enter the folder (0700, files 0600, whatever the umask). A person can be deleted, and nothing of that person then stays
 in the folder. (The disk may keep old blocks, against which disk encryption helps; nothing is encrypted here.) There is
 no pickle, and there are two kinds of files: templates-<sha256>.safetensors holds the vectors, and gallery.json holds everything else
-and names the first. If it was asked for, crops-<sha256>.safetensors keeps the pixels of a picture's face (see `crops`). A change
+and names the first. If it was asked for, crops-<sha256>.safetensors keeps the pixels of a picture's face (see `kept`). A change
 happens when gallery.json is renamed: before that the old gallery is valid, afterwards the new one. A vector that is
 not finite or not of unit length is refused when it is enrolled and when it is read: one NaN would win every search.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from ..evaluate.embeddings import Embeddings
 
 FORMAT, WITHOUT_PICTURES = "face3d gallery 3", "face3d gallery 2"  # the second kept one template a person, and is read
+UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)  # such a gallery can still be asked
+READ_AGAIN = 20  # times, where no lock can be taken and a writer replaces files between two reads
 HELD = ("templates-*.safetensors", "crops-*.safetensors")  # files that gallery.json names
 
 
@@ -308,12 +311,23 @@ def open_gallery(folder: Path) -> Gallery:
     """The gallery of a folder, whatever its model; a change that a kill interrupted is finished if possible."""
     folder = Path(folder)
     _require_gallery(folder)
-    if not os.access(folder, os.W_OK):  # read-only media: nobody writes, so there is nothing to finish or to wait for
-        return _read(folder)
-    with _owned(folder):
-        gallery = _read(folder)
-        _sweep(folder)
-        return gallery
+    if os.access(folder, os.W_OK):
+        try:
+            with _owned(folder):
+                gallery = _read(folder)
+                _sweep(folder)
+                return gallery
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+    for _ in range(READ_AGAIN):  # nothing can be finished here, but somebody else may be writing
+        before = (folder / "gallery.json").read_bytes()
+        try:
+            return _read(folder)
+        except UserError:
+            if (folder / "gallery.json").read_bytes() == before:
+                raise
+    return _read(folder)
 
 
 def change(
@@ -331,8 +345,8 @@ def change(
     folder = Path(folder)
     if new is None or exists(folder):
         _require_gallery(folder)
-    elif folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise UserError(f"{folder}: holds other files and no gallery: name a folder of its own for the gallery")
+    else:
+        _require_room(folder)
     with _owned(folder):
         if exists(folder) or new is None:
             before = _read(folder)
@@ -363,23 +377,16 @@ def forget(folder: Path, name: str) -> str:
     return enrolled_as
 
 
-def kept_crops(folder: Path, picture: Picture) -> bytes:
-    """The bytes of the file that keeps the pixels of a picture's face. UserError where it is missing or altered."""
-    path = Path(folder) / Path(picture.crops).name
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"{path}: the pixels of {picture.pair_id} cannot be read ({error.strerror}): enrol again"
-        ) from None
-    if crops_name(data) != path.name:
-        raise UserError(f"{path}: the pixels of {picture.pair_id} were altered: enrol again")
-    return data
+def _require_room(folder: Path) -> None:
+    """UserError unless a new gallery can be made in `folder`.
 
-
-def crops_name(data: bytes) -> str:
-    """The name of the file that keeps these crops."""
-    return f"crops-{hashlib.sha256(data).hexdigest()}.safetensors"
+    What belongs to a gallery may be there: a killed writer left it, or another one is just making the gallery.
+    """
+    if (folder.exists() or folder.is_symlink()) and not folder.is_dir():
+        raise UserError(f"{folder}: no folder: name a folder for the gallery")
+    ours = {path for pattern in (*HELD, "gallery.json") for path in folder.glob(pattern)}
+    if folder.is_dir() and any(not path.name.startswith(".") and path not in ours for path in folder.iterdir()):
+        raise UserError(f"{folder}: holds other files and no gallery: name a folder of its own for the gallery")
 
 
 def _require_gallery(folder: Path) -> None:
@@ -403,11 +410,13 @@ def _write(gallery: Gallery, folder: Path, crops: Mapping[str, bytes] | None = N
         **{key: getattr(gallery, key) for key in (*FACTS, *NEWER)},
         "strangers": gallery.strangers.as_json() if gallery.strangers else None,
     }
-    write_bytes(folder / file, tensors)
-    for name, data in (crops or {}).items():
-        write_bytes(folder / name, data)
-    write_bytes(folder / "gallery.json", json.dumps({**body, "sha256": _digest(body)}, indent=1).encode())  # ASCII
-    _sweep(folder)
+    try:
+        write_bytes(folder / file, tensors)
+        for name, data in (crops or {}).items():
+            write_bytes(folder / name, data)
+        write_bytes(folder / "gallery.json", json.dumps({**body, "sha256": _digest(body)}, indent=1).encode())  # ASCII
+    finally:  # also where the disk is full: what was written for nothing is deleted
+        _sweep(folder)
 
 
 FACTS = ("model_id", "threshold", "development_far", "model", "note")
@@ -440,7 +449,7 @@ def _read(folder: Path) -> Gallery:
         facts["strangers"] = Strangers.read(body["strangers"]) if body["strangers"] else None
         shown = tuple(tuple(Picture(**picture) for picture in person["pictures"]) for person in body["people"])
         return Gallery(names, found["vectors"], pictures=shown, **facts)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError, RecursionError) as error:
         raise UserError(f"{path}: the gallery cannot be used ({error}): enrol again") from None
 
 
@@ -450,9 +459,11 @@ def _digest(body: dict) -> str:
 
 def _sweep(folder: Path) -> None:
     """Delete the files that gallery.json does not name: those of an old gallery, or of a killed writer."""
-    body = json.loads((folder / "gallery.json").read_bytes())
-    current = {body["templates"]}
-    current |= {picture["crops"] for person in body["people"] for picture in person.get("pictures", ())}
+    current = set()
+    if exists(folder):
+        body = json.loads((folder / "gallery.json").read_bytes())
+        current = {body["templates"]}
+        current |= {picture["crops"] for person in body["people"] for picture in person.get("pictures", ())}
     for pattern in HELD:
         for old in folder.glob(pattern):
             if old.name not in current:

@@ -4,7 +4,9 @@ What is kept is the part of picture and depth map around the face, at full resol
 not looked for again, so every alignment but "none" cuts the same crop from it as from the whole picture.
 """
 
+import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
@@ -13,6 +15,7 @@ from safetensors.numpy import load, save
 from ..base.errors import UserError
 from ..data.faces import Detection, Faces
 from ..data.pairs import RGBDPair
+from .gallery import Picture
 from .recogniser import Seen
 
 SPARE_PX = 64  # px beyond the box widened by its own size at each side: mode "facenet" adds a margin in px
@@ -50,3 +53,22 @@ def unpack(data: bytes, path: str) -> tuple[RGBDPair, Faces]:
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise UserError(f"{path}: no kept face that can be read ({error}): enrol again") from None
     return pair, Faces([face], "native")
+
+
+def kept_crops(folder: Path, picture: Picture) -> bytes:
+    """The bytes of the file that keeps the pixels of a picture's face. UserError where it is missing or altered."""
+    path = Path(folder) / Path(picture.crops).name
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"{path}: the pixels of {picture.pair_id} cannot be read ({error.strerror}): enrol again"
+        ) from None
+    if crops_name(data) != path.name:
+        raise UserError(f"{path}: the pixels of {picture.pair_id} were altered: enrol again")
+    return data
+
+
+def crops_name(data: bytes) -> str:
+    """The name of the file that keeps these crops."""
+    return f"crops-{hashlib.sha256(data).hexdigest()}.safetensors"

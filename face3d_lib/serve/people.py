@@ -164,7 +164,7 @@ class People:
             crops.clear()
             for seen, findings, measured in judged:
                 data = kept.pack(seen) if gallery.keep_crops else b""
-                file = store.crops_name(data) if data else ""
+                file = kept.crops_name(data) if data else ""
                 picture = Picture(
                     seen.pair.pair_id, seen.pair.rgb_sha256, seen.pair.depth_sha256, gate.weight_of(measured), file
                 )
@@ -290,7 +290,7 @@ def re_embed(folder: Path, recogniser: Recogniser, progress: Callable[[Sequence]
     rows = [picture for shown in before.pictures for picture in shown]
     vectors = []
     for picture in progress(rows):
-        pair, faces = kept.unpack(store.kept_crops(folder, picture), picture.crops)
+        pair, faces = kept.unpack(kept.kept_crops(folder, picture), picture.crops)
         vectors.append(recogniser.see(pair, faces, allow_missing_depth=True).vector)
 
     def moved(gallery: Gallery) -> Gallery:

@@ -198,3 +198,19 @@ def test_any_result_becomes_plain_json():
         "1": 0.5, "s": [1, 2], "t": [True, None, None],
     }  # fmt: skip
     assert type(plain(np.int32(3))) is int
+
+
+def test_a_failure_names_the_file_that_was_to_be_written(tmp_path, monkeypatch):
+    """A full disk names no file, and the name of the new file beside it means nothing to anybody."""
+
+    def full(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*gallery\.json'"):
+        write_bytes(tmp_path / "gallery.json", NEW)
+    monkeypatch.undo()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match=r"directory: '[^']*folder'$"):
+        write_bytes(tmp_path / "folder", NEW)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder"]

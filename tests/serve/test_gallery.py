@@ -1,5 +1,6 @@
 """The gallery: nobody wins by NaN, nobody but its owner reads it, whom it forgets leaves no byte."""
 
+import errno
 import hashlib
 import json
 import os
@@ -20,12 +21,11 @@ from face3d_lib.serve.gallery import (
     Gallery,
     Picture,
     change,
-    crops_name,
     enrol_everybody,
     forget,
-    kept_crops,
     open_gallery,
 )
+from face3d_lib.serve.kept import crops_name, kept_crops
 
 MODEL = "a" * 64
 NAMES = ["Ann", "Zoë, the 2nd", "=1+1\n../x", "名前", "\udcff", "unknown"]
@@ -205,7 +205,7 @@ def test_templates_broken_with_a_right_hash_are_refused_on_load(tmp_path, monkey
         Gallery.load(tmp_path / "g", MODEL)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"sha256": 1}', "\x00", '{"names": '])
+@pytest.mark.parametrize("text", ["", "[]", "null", "{}", '{"sha256": 1}', "\x00", '{"names": ', "[" * 100_000])
 def test_any_json_is_refused_with_one_line(tmp_path, text):
     enrolled().save(tmp_path / "g")
     (tmp_path / "g" / "gallery.json").write_text(text)
@@ -567,17 +567,91 @@ def test_kept_pixels_go_with_the_person(tmp_path):
         kept_crops(folder, picture)
 
 
-def test_a_full_disk_leaves_the_gallery_as_it_was(tmp_path, monkeypatch):
-    enrolled().save(tmp_path / "g")
-    before = files(tmp_path / "g")
+@pytest.mark.parametrize("file", ["templates", "crops", "gallery"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_full_disk_leaves_the_gallery_as_it_was(tmp_path, monkeypatch, file, there):
+    """Also what was written before the disk was full, such as the vectors of somebody new, is deleted."""
+    if there:
+        enrolled().save(tmp_path / "g")
+    before = files(tmp_path / "g") if there else {}
+    write = gallery_module.write_bytes
 
     def full(path, data):
-        raise OSError(28, "No space left on device")
+        if path.name.startswith(file):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, data)
 
     monkeypatch.setattr("face3d_lib.serve.gallery.write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
-        change(tmp_path / "g", lambda gallery: gallery.rename("Ann", "Eve"))
+        change(
+            tmp_path / "g",
+            lambda g: g.add("Eve", unit(9, 1), [Picture("e")]),
+            enrolled(),
+            {"crops-1.safetensors": b"e"},
+        )
     assert files(tmp_path / "g") == before
+
+
+@pytest.mark.parametrize("call", ["os.pwrite", "os.chmod", "os.open"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_gallery_where_nothing_can_be_written_can_be_asked(tmp_path, monkeypatch, call, number):
+    enrolled().save(tmp_path / "g")
+    true = {"os.pwrite": os.pwrite, "os.chmod": os.chmod, "os.open": os.open}[call]
+
+    def refused(path, *more, **named):
+        if call != "os.pwrite" and "/g" not in str(path):
+            return true(path, *more, **named)
+        raise OSError(number, os.strerror(number), str(path))
+
+    monkeypatch.setattr(call, refused)
+    assert len(open_gallery(tmp_path / "g").names) == len(NAMES)
+
+
+def test_a_reader_without_a_lock_reads_again_when_somebody_writes(tmp_path, monkeypatch):
+    folder, read = tmp_path / "g", gallery_module._read
+    enrolled().save(folder)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+
+    def raced(place):
+        monkeypatch.setattr(gallery_module, "_read", read)
+        enrolled(["Bob"]).save(folder)
+        raise UserError("the file of the old templates is gone")
+
+    monkeypatch.setattr(gallery_module, "_read", raced)
+    assert open_gallery(folder).names == ("Bob",)
+
+
+def test_a_first_enrolment_that_was_killed_can_be_made_again(tmp_path):
+    folder = tmp_path / "g"
+    folder.mkdir()
+    for name in ("templates-0123456789abcdef.safetensors", "crops-0.safetensors", ".lock"):
+        (folder / name).write_bytes(b"left by a kill")
+    change(folder, lambda gallery: gallery, enrolled())
+    assert len(open_gallery(folder).names) == len(NAMES)
+    assert b"left by a kill" not in files(folder).values()
+
+
+def test_a_gallery_that_another_process_is_just_making_is_joined(tmp_path, monkeypatch):
+    folder, look = tmp_path / "g", gallery_module.exists
+
+    def looked(place):
+        found = look(place)
+        monkeypatch.setattr(gallery_module, "exists", look)
+        enrolled(["Bob"]).save(folder)
+        return found
+
+    monkeypatch.setattr(gallery_module, "exists", looked)
+    change(folder, lambda gallery: gallery.add("Eve", unit(9, 1), [Picture("e")]), enrolled(["Ann"]))
+    assert open_gallery(folder).names == ("Bob", "Eve")
+
+
+def test_a_gallery_is_a_folder(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for place in ("file", "link"):
+        with pytest.raises(UserError, match="no folder: name a folder"):
+            change(tmp_path / place, lambda gallery: gallery, enrolled())
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 WRITER = """
