@@ -94,7 +94,7 @@ bench-gpu: ## speed on a GPU in under eight minutes, as one table; needs no .ven
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python,python3) tests/bench/gpu.py
 
 lock: ## resolve pyproject.toml again (needs uv); the lock holds versions and hashes, no hosts
-	uv pip compile pyproject.toml --extra export --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	uv pip compile pyproject.toml --extra export --extra search --group dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-header --upgrade -o requirements.lock
 	sed -i -E "s/python_full_version < '3.14' and //; s/ ; \(sys_platform == 'darwin' or sys_platform == 'linux'\)//" requirements.lock
 	sed -i '/^  - pip:/q' environment.yml
