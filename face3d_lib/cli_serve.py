@@ -47,6 +47,13 @@ MissingDepth = Annotated[
 NoLiveness = Annotated[
     bool, typer.Option("--no-liveness", help="do not ask whether depth shows a face or a photograph that is held up")
 ]
+SearchBy = Annotated[
+    str,
+    typer.Option(
+        help="memory, faiss, faiss-ivf (approximate), or a Qdrant server such as http://localhost:6333, which gets a copy "
+        "of the templates (with --gallery)"
+    ),
+]
 
 
 @commands.command()
@@ -111,6 +118,7 @@ def identify(
     folder: Annotated[Path | None, typer.Option("--gallery", help="folder of the gallery that is asked")] = None,
     name: Annotated[str, typer.Option("--run", help="run whose gallery is asked, without --gallery")] = "demo",
     k: Annotated[int, typer.Option("--top", min=1, help="how many of the nearest people are named")] = 5,
+    search: SearchBy = "memory",
     as_json: Json = False,
     allow_missing_depth: MissingDepth = False,
     no_liveness: NoLiveness = False,
@@ -131,28 +139,32 @@ def identify(
     """
     declared = (depth_unit or None, larger_is or None, depth_scale or None)
     if folder is None:
+        if search != "memory":
+            raise UserError("--search belongs to --gallery: the gallery of a run is searched in memory")
         _identify_in_run(rgb, depth, name, (depth_unit, larger_is, depth_scale), picture, as_json, not no_liveness)
         return
     if picture:
         raise UserError("--picture belongs to --run: a gallery keeps no pictures")
-    from .serve.gallery import open_gallery
+    from .serve.gallery import exists, open_gallery
     from .serve.people import People
     from .serve.reading import existing
 
-    note = open_gallery(folder).note  # before anything slow
+    if not exists(folder):
+        open_gallery(folder)  # says what makes one, before anything slow
     if rgb.is_dir() or rgb.suffix.lower() == ".csv":
         from .serve.batches import identify_many, pairs_of
 
         pairs = pairs_of(rgb)
         asked = (declared, k, allow_missing_depth, not no_liveness)
-        rows = identify_many(People.open(folder), pairs, *asked, _progress(as_json))
+        rows = identify_many(People.open(folder, search=search), pairs, *asked, _progress(as_json))
         _say_answers(rows, as_json)
         raise typer.Exit(0 if all(row["error"] is None for row in rows) else NO)
     if depth is None:
         raise UserError(f"{rgb}: its depth is not named: give the file beside it")
     rgb, depth = existing(rgb, "picture"), existing(depth, "depth")
-    match = People.open(folder).identify(rgb, depth, declared, k, allow_missing_depth, not no_liveness)
-    _say_match(match, note, as_json)
+    people = People.open(folder, search=search)
+    match = people.identify(rgb, depth, declared, k, allow_missing_depth, not no_liveness)
+    _say_match(match, people.gallery.note, as_json)
     raise typer.Exit(0 if match.known else NO)
 
 
@@ -312,6 +324,24 @@ def forget_in_gallery(
     else:
         name = store.forget(folder, name)
     _print_json({"forgotten": name, "picture": picture or None}) if as_json else print(f"forgotten: {picture or name}")
+
+
+@gallery.command()
+def sync(
+    folder: There,
+    drop: Annotated[bool, typer.Option("--drop", help="delete the copy from the server")] = False,
+    gone: Annotated[bool, typer.Option("--gone", help="the server no longer exists: forget its address")] = False,
+    as_json: Json = False,
+) -> None:
+    """Make the server that has a copy of a gallery hold exactly its templates (identify --search makes the first copy).
+
+    Example: face3d gallery sync people
+    """
+    from .serve.searched import copy_to, drop_copy
+
+    at = drop_copy(folder, gone) if drop or gone else copy_to(folder).server
+    done = "forgotten" if gone else "deleted" if drop else "up to date"
+    _print_json({"copy": at, "is": done}) if as_json else print(f"the copy at {at} is {done}")
 
 
 @gallery.command("re-embed")

@@ -49,8 +49,9 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
         *["report.tables", "report.provenance", "report.studies", "report.rates", "report.page"],
     ],
     "serve": [
-        *["liveness", "names", "search", "strangers", "gallery", "reading", "zoo", "models", "recogniser", "kept"],
-        *["gate", "people", "batches", "check", "identify", "desk", "desk_page", "onnx_page", "export"],
+        *["liveness", "names", "search", "faiss_index", "qdrant", "strangers", "gallery", "reading", "zoo", "models"],
+        *["recogniser", "kept", "gate", "searched", "people", "batches", "check", "identify"],
+        *["desk", "desk_page", "onnx_page", "export"],
     ],
 }
 FLOW = [f"{room}.{name}" for room, names in ROOMS.items() for name in names]

@@ -84,16 +84,16 @@ def identify_many(
 ) -> list[dict[str, Any]]:
     """The answer for each of `pairs_of`: rgb, depth, match and error, of which one is None.
 
-    The gallery is read once, before the first pair.
+    UserError, before the first pair, where the gallery cannot be asked.
     """
-    gallery, rows = people.gallery, []
+    rows = []
+    people.ready()
     for rgb, depth, detail in progress(pairs):
         row: dict[str, Any] = {"rgb": str(rgb), "depth": str(depth) if depth else None, "match": None, "error": None}
         try:
             if depth is None or detail:
                 raise BadPair("missing_depth", detail or f"{rgb}: no depth beside it")
-            seen, _ = people.see(rgb, depth, declared, allow_missing_depth)
-            row["match"] = gallery.identify(seen.vector, k).unless(seen.not_live if liveness else "")
+            row["match"] = people.identify(rgb, depth, declared, k, allow_missing_depth, liveness)
         except UserError as error:
             row["error"] = str(error)
         rows.append(row)

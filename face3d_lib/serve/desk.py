@@ -202,7 +202,7 @@ class Desk:
         return view
 
     def _search(self, seen: Seen) -> Match:
-        return self.people.gallery.identify(seen.vector).unless(seen.not_live)
+        return self.people.match(seen.vector).unless(seen.not_live)
 
     def _search_again(self) -> None:
         """The answer of the gallery as it is now."""

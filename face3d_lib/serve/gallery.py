@@ -29,7 +29,8 @@ from ..base.processes import only_writer
 from ..evaluate.metrics.thresholds import threshold_at_far_or_above
 from ..evaluate.scores import FAILED, alarm_scores, check_vectors, cosine, templates
 from . import names as naming
-from .search import top_k
+from .qdrant import follow_deletion
+from .search import Indexed, top_k
 from .strangers import Strangers
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ class Gallery:
     keep_crops: bool = False  # whether the pixels of the faces are kept
     fixed: bool = True  # whether the threshold stays when people are added; else it is chosen anew for their number
     strangers: Strangers | None = None  # how high other people score, if it was measured for this gallery
+    server: str = ""  # address of the collection with a copy of the templates (see `qdrant`); "" if there is none
     templates: np.ndarray = field(init=False)  # (G, D) float32, unit length: the weighted mean of each person's vectors
 
     def __post_init__(self) -> None:
@@ -164,9 +166,10 @@ class Gallery:
             tuple(names.tolist()), vectors, model_id, float(threshold), float(development_far), model, shown, note
         )
 
-    def identify(self, vector: np.ndarray, k: int = 5) -> Match:
+    def identify(self, vector: np.ndarray, k: int = 5, by: Indexed | None = None) -> Match:
         """The person whom the unit vector (D,) shows: the best candidate if the score is >= threshold, else nobody.
 
+        by: an index of this gallery's templates; without one all of them are compared.
         A vector of zeros (no face was found) scores -1. Raises UserError where the vector is not finite or has
         another length than the templates. A template that is not finite scores -1 and can neither win
         nor be accepted.
@@ -177,7 +180,7 @@ class Gallery:
                 raise ValueError(f"probe has {len(vector)} dimensions, the gallery {self.templates.shape[1]}")
         except ValueError as error:
             raise UserError(f"{error}: embed it with the model of the gallery") from None
-        rows, scores = top_k(self.templates, vector, k)
+        rows, scores = by.top_k(vector, k) if by else top_k(self.templates, vector, k)
         candidates = tuple((self.names[row], float(score)) for row, score in zip(rows, scores, strict=True))
         score = candidates[0][1] if candidates else FAILED
         known = bool(
@@ -341,6 +344,9 @@ def change(
     No other process changes the gallery between reading and writing. If this is killed, the gallery is the old one or the new
     one. new: the gallery to begin with where there is none; without it that is a UserError, as is a damaged gallery. crops:
     the files (name -> bytes) that pictures added by `function` name.
+
+    Where something was taken away and a server holds a copy, it is deleted there, too. If that fails the folder is changed all the
+    same, and a UserError says what the server still holds.
     """
     folder = Path(folder)
     if new is None or exists(folder):
@@ -354,8 +360,13 @@ def change(
         else:
             before = new
         after = function(before)
+        left = ""  # on the server, which comes first: if this is killed in between, the same command does the rest
+        if after.server and (len(after.vectors) < len(before.vectors) or after.model_id != before.model_id):
+            left = follow_deletion(after.server, after.templates, after.model_id, folder)
         if after is not before or not exists(folder):
             _write(after, folder, crops or {})
+    if left:
+        raise UserError(left)
     return after
 
 
@@ -409,6 +420,7 @@ def _write(gallery: Gallery, folder: Path, crops: Mapping[str, bytes] | None = N
         "templates_sha256": digest,
         **{key: getattr(gallery, key) for key in (*FACTS, *NEWER)},
         "strangers": gallery.strangers.as_json() if gallery.strangers else None,
+        "server": gallery.server,
     }
     try:
         write_bytes(folder / file, tensors)
@@ -446,6 +458,7 @@ def _read(folder: Path) -> Gallery:
             shown: tuple = tuple((Picture(person["reference"]),) for person in body["people"])
             return Gallery(names, found["templates"], pictures=shown, **facts)
         facts |= {key: body[key] for key in NEWER}
+        facts["server"] = str(body.get("server", ""))
         facts["strangers"] = Strangers.read(body["strangers"]) if body["strangers"] else None
         shown = tuple(tuple(Picture(**picture) for picture in person["pictures"]) for person in body["people"])
         return Gallery(names, found["vectors"], pictures=shown, **facts)

@@ -11,7 +11,7 @@ Every call reads the folder as it then is, so that several processes may use one
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from .gallery import Gallery, Match, Picture
 from .names import checked, letters
 from .reading import UNDECLARED, Declared, open_pair
 from .recogniser import DEFAULT, Recogniser, Seen
+from .searched import Searched, version
 from .strangers import Strangers, shipped
 
 FAR = 0.01  # share of strangers who are accepted, if nothing else is asked for
@@ -67,6 +68,11 @@ class People:
     folder: Path
     recogniser: Recogniser
     fresh: Gallery  # without people: what a gallery that does not exist yet begins as
+    search: str = "memory"  # how `identify` looks for the nearest (see `searched`)
+    _known: tuple[str, Gallery] | None = field(default=None, init=False, repr=False)  # as it was read last
+
+    def __post_init__(self) -> None:
+        self._searched = Searched(self.folder, self.search)
 
     @classmethod
     def open(
@@ -77,18 +83,22 @@ class People:
         threshold: float | None = None,
         keep_crops: bool = False,
         strangers: Strangers | None = None,
+        search: str = "memory",
     ) -> "People":
-        """The gallery of a folder, which need not exist yet. All but `folder` and `model` hold for a new gallery alone; `choose`
-        changes them later.
+        """The gallery of a folder, which need not exist yet. far, threshold, keep_crops and strangers hold for a new gallery alone;
+        `choose` changes them later.
 
         model: a recogniser or its name; by default that of the gallery, and "pretrained" for a new one. far: the share of
         strangers who may be accepted, for which a threshold is chosen anew whenever people are added. threshold: a fixed one
         instead. keep_crops: keep the pixels of faces, not encrypted, so that the gallery can move to another model. strangers:
-        scores of other people, where none come with the model.
+        scores of other people, where none come with the model. search: "memory", "faiss", "faiss-ivf", or the address of a Qdrant
+        server (see `searched`).
 
-        UserError where the folder holds a gallery of another model, or something else.
+        UserError where the folder holds a gallery of another model, or something else; where a package for `search` is missing.
         """
         folder = Path(folder)
+        Searched(folder, search)  # a package that is missing is said before networks are loaded
+        now = version(folder)
         there = store.open_gallery(folder) if store.exists(folder) else None
         if model is None:
             model = there.model if there else DEFAULT
@@ -108,14 +118,19 @@ class People:
             (), empty, recogniser.model_id, NOBODY_YET if threshold is None else threshold, far, recogniser.name,
             note="given by hand" if fixed else "", keep_crops=keep_crops, fixed=fixed, strangers=strangers,
         )  # fmt: skip
-        return cls(folder, recogniser, with_threshold(fresh))
+        people = cls(folder, recogniser, with_threshold(fresh), search)
+        people._known = (now, there) if there else None
+        return people
 
     @property
     def gallery(self) -> Gallery:
-        """The gallery as it is on disk; one without people where there is none yet."""
+        """The gallery as it is on disk; one without people where there is none yet. It is read again if it changed."""
         if not store.exists(self.folder):
             return self.fresh
-        return Gallery.load(self.folder, self.recogniser.model_id)
+        now = version(self.folder)  # before it is read: a change in between is seen the next time
+        if not now or self._known is None or self._known[0] != now:
+            self._known = now, Gallery.load(self.folder, self.recogniser.model_id)
+        return self._known[1]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -188,9 +203,19 @@ class People:
 
         UserError as of `see`, and where the folder holds no gallery.
         """
-        people = Gallery.load(self.folder, self.recogniser.model_id)
+        self.ready()
         seen, _ = self.see(rgb, depth, declared, allow_missing_depth)
-        return people.identify(seen.vector, k).unless(seen.not_live if liveness else "")
+        return self.match(seen.vector, k).unless(seen.not_live if liveness else "")
+
+    def ready(self) -> None:
+        """UserError where the folder holds no gallery, or it cannot be searched as asked for."""
+        if not store.exists(self.folder):
+            store.open_gallery(self.folder)
+        self._searched.ready(lambda: self.gallery)
+
+    def match(self, vector: np.ndarray, k: int = 5) -> Match:
+        """Whose template is most like a unit vector (D,), in the gallery as it now is. UserError as of `ready`."""
+        return self._searched.identify(lambda: self.gallery, vector, k)
 
     def choose(
         self,
