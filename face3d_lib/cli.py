@@ -11,7 +11,7 @@ import typer
 from .base.environment import data_folder, speak_utf8
 from .base.errors import UserError
 from .cli_models import models
-from .cli_serve import commands
+from .cli_serve import Scale, commands
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,9 +25,6 @@ Unit = Annotated[str, typer.Option(help="mm, m or pixel, for a folder without da
 Mode = Annotated[
     Literal["template", "dlib", "facenet", "none"],
     typer.Option(help="crop by five points, the same as dlib's chips, by box and margin (legacy), or not at all"),
-]
-Scale = Annotated[
-    float | None, typer.Option(help="number in a depth file times this factor = depth in the unit; default 1")
 ]
 Direction = Annotated[str, typer.Option(help="farther or nearer: what a larger depth value means")]
 

@@ -4,19 +4,17 @@ Exit codes: 0, the answer is yes (somebody is accepted, all pictures are enrolle
 (nobody who is enrolled, two people, a picture that was refused); 2, the command or its input is wrong; 1, the machine failed.
 """
 
-import json
-import sys
-from collections.abc import Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .base.errors import UserError
+from .cli_said import print_json, progress, say_answers, say_enrolled, say_faces, say_match
 
 if TYPE_CHECKING:
-    from .serve.gallery import Match
-    from .serve.people import Enrolment, People
+    from .serve.people import People
 
 commands = typer.Typer()  # of the first level
 gallery = typer.Typer(no_args_is_help=True, help="Look at a gallery of enrolled people, check it, and change it.")
@@ -36,7 +34,11 @@ Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else,
 Unit = Annotated[str, typer.Option(help="mm, m or pixel, where no dataset.json says it")]
 Direction = Annotated[str, typer.Option(help="farther or nearer: what a larger depth value means")]
 Scale = Annotated[
-    float | None, typer.Option(help="number in a depth file times this factor = depth in the unit; default 1")
+    float | None,
+    typer.Option(
+        callback=lambda value: _above_zero(value),
+        help="number in a depth file times this factor = depth in the unit; default 1",
+    ),
 ]
 Far = Annotated[float, typer.Option(help="share of strangers who may be accepted")]
 Threshold = Annotated[float | None, typer.Option(help="a fixed threshold instead")]
@@ -98,14 +100,18 @@ def enroll(
     if not source.is_dir() and not (name and depth):
         raise UserError(f"{source}: give a folder, or a picture with its depth and --name")
     declared = (depth_unit or None, larger_is or None, depth_scale or None)
-    people = _open_to_enrol(folder, model, (far, threshold, strangers, keep_crops), declared, as_json)
+    people, choose = _open_to_enrol(folder, model, (far, threshold, strangers, keep_crops), declared, as_json)
     if depth is None:
         from .serve.batches import enrol_folder
 
-        done = enrol_folder(people, source, declared, anyway, _progress(as_json))
+        done = enrol_folder(people, source, declared, anyway, progress(as_json), choose)
     else:
-        done = [people.enrol(name, source, depth, declared, anyway)]
-    _say_enrolled(people, done, as_json)
+        from .serve.names import checked
+
+        name, seen = checked(name), people.see(source, depth, declared)
+        choose()
+        done = people.enrol_seen(name, [seen], anyway)
+    say_enrolled(people, done, as_json)
     raise typer.Exit(NO if any(one.status == "refused" for one in done) else 0)
 
 
@@ -152,19 +158,22 @@ def identify(
     if not exists(folder):
         open_gallery(folder)  # says what makes one, before anything slow
     if rgb.is_dir() or rgb.suffix.lower() == ".csv":
+        if depth:
+            raise UserError(f"{rgb}: names its depth maps itself: leave out DEPTH")
         from .serve.batches import identify_many, pairs_of
 
         pairs = pairs_of(rgb)
         asked = (declared, k, allow_missing_depth, not no_liveness)
-        rows = identify_many(People.open(folder, search=search), pairs, *asked, _progress(as_json))
-        _say_answers(rows, as_json)
+        rows = identify_many(People.open(folder, search=search), pairs, *asked, progress(as_json))
+        say_answers(rows, as_json)
         raise typer.Exit(0 if all(row["error"] is None for row in rows) else NO)
-    if depth is None:
+    rgb = existing(rgb, "picture")
+    if depth is None and not allow_missing_depth:
         raise UserError(f"{rgb}: its depth is not named: give the file beside it")
-    rgb, depth = existing(rgb, "picture"), existing(depth, "depth")
+    depth = existing(depth, "depth") if depth else None
     people = People.open(folder, search=search)
     match = people.identify(rgb, depth, declared, k, allow_missing_depth, not no_liveness)
-    _say_match(match, people.gallery.note, as_json)
+    say_match(match, people.gallery.note, as_json)
     raise typer.Exit(0 if match.known else NO)
 
 
@@ -188,7 +197,7 @@ def verify(
 
     Example: face3d verify anna1.png anna1.npy anna2.png anna2.npy
     """
-    from .serve.reading import existing, open_pair
+    from .serve.reading import existing, naming, open_pair
 
     declared = (depth_unit or None, larger_is or None, depth_scale or None)
     files = [
@@ -200,13 +209,19 @@ def verify(
     from .serve.recogniser import Recogniser
 
     recogniser = Recogniser.load(model)
-    a, b = (recogniser.see(pair, allow_missing_depth=allow_missing_depth) for pair in pairs)
+    seen = []
+    for (file, _), pair in zip(files, pairs, strict=True):
+        with naming(file):
+            seen.append(recogniser.see(pair, allow_missing_depth=allow_missing_depth))
+    a, b = seen
     verdict = compare(recogniser, a, b, far, threshold, not no_liveness)
     if as_json:
-        _print_json(verdict)
+        print_json(verdict)
     else:
         said = "the same person" if verdict.same else verdict.refused or "two people"
         print(f"{said}   score {verdict.score:.3f}   threshold {verdict.threshold:.3f} ({verdict.note})")
+        for (file, _), count in zip(files, verdict.faces, strict=True):
+            say_faces(count, str(file))
     raise typer.Exit(0 if verdict.same else NO)
 
 
@@ -226,7 +241,7 @@ def forget(
 
     forgotten = forget(folder or gallery_folder(name), person)
     if as_json:
-        _print_json({"forgotten": forgotten})
+        print_json({"forgotten": forgotten})
         return
     print(f"{forgotten} is no longer in the gallery of {folder or name}")
     if folder is None:
@@ -248,7 +263,7 @@ def list_people(folder: There, as_json: Json = False) -> None:
     ]
     if as_json:
         keys = ("model", "model_id", "threshold", "development_far", "note", "keep_crops")
-        _print_json({**{key: getattr(found, key) for key in keys}, "people": people})
+        print_json({**{key: getattr(found, key) for key in keys}, "people": people})
         return
     print(f"{len(people)} people   model {found.model}   threshold {found.threshold:.3f} ({found.note})")
     for person in people:
@@ -284,9 +299,9 @@ def check(
         recogniser = Recogniser.load(found.model)
         found.require_model(recogniser.model_id, folder)
         declared = (depth_unit or None, larger_is or None, depth_scale or None)
-        vectors = strangers_of(strangers, recogniser, declared, _progress(as_json))
+        vectors = strangers_of(strangers, recogniser, declared, progress(as_json))
     result = look(found, vectors)
-    _print_json(result) if as_json else print(as_text(result))
+    print_json(result) if as_json else print(as_text(result))
 
 
 @gallery.command()
@@ -303,7 +318,7 @@ def rename(
     from .serve.gallery import change
 
     found = change(folder, lambda before: before.rename(name, new))
-    _print_json({"people": list(found.names)}) if as_json else print(f"{name} is now called {new}")
+    print_json({"people": list(found.names)}) if as_json else print(f"{name} is now called {new}")
 
 
 @gallery.command("forget")
@@ -323,7 +338,7 @@ def forget_in_gallery(
         store.change(folder, lambda before: before.remove(name, picture))
     else:
         name = store.forget(folder, name)
-    _print_json({"forgotten": name, "picture": picture or None}) if as_json else print(f"forgotten: {picture or name}")
+    print_json({"forgotten": name, "picture": picture or None}) if as_json else print(f"forgotten: {picture or name}")
 
 
 @gallery.command()
@@ -341,7 +356,7 @@ def sync(
 
     at = drop_copy(folder, gone) if drop or gone else copy_to(folder).server
     done = "forgotten" if gone else "deleted" if drop else "up to date"
-    _print_json({"copy": at, "is": done}) if as_json else print(f"the copy at {at} is {done}")
+    print_json({"copy": at, "is": done}) if as_json else print(f"the copy at {at} is {done}")
 
 
 @gallery.command("re-embed")
@@ -355,11 +370,9 @@ def re_embed(folder: There, model: Model, as_json: Json = False) -> None:
     from .serve.recogniser import Recogniser
 
     open_gallery(folder)
-    moved = people.re_embed(folder, Recogniser.load(model), _progress(as_json))
+    moved = people.re_embed(folder, Recogniser.load(model), progress(as_json))
     if as_json:
-        _print_json(
-            {"model": moved.model, "model_id": moved.model_id, "threshold": moved.threshold, "note": moved.note}
-        )
+        print_json({"model": moved.model, "model_id": moved.model_id, "threshold": moved.threshold, "note": moved.note})
     else:
         print(f"{len(moved.names)} people   model {moved.model}   threshold {moved.threshold:.3f} ({moved.note})")
 
@@ -370,8 +383,11 @@ def _open_to_enrol(
     chosen: tuple[float | None, float | None, Path | None, bool],
     declared: tuple[str | None, str | None, float | None],
     as_json: bool,
-) -> "People":
-    """The gallery with far, threshold, strangers and keep_crops as they were chosen, whether it is there or new."""
+) -> "tuple[People, Callable[[], None]]":
+    """(the gallery, what gives it far, threshold, strangers and keep_crops as they were chosen if it is there already).
+
+    The second is called when the pictures have been found usable, so that a mistake changes nothing.
+    """
     from .serve.batches import strangers_of
     from .serve.gallery import exists
     from .serve.people import FAR, People
@@ -383,12 +399,15 @@ def _open_to_enrol(
     table = None
     if strangers:
         recogniser = recogniser or Recogniser.load()
-        vectors = strangers_of(strangers, recogniser, declared, _progress(as_json))
+        vectors = strangers_of(strangers, recogniser, declared, progress(as_json))
         table = Strangers.measure(vectors, strangers.name)
     people = People.open(folder, recogniser, FAR if far is None else far, threshold, keep_crops, table)
-    if exists(folder) and any((far, threshold, table, keep_crops)):
-        people.choose(far, threshold, table, keep_crops or None)
-    return people
+
+    def choose() -> None:
+        if exists(folder) and (keep_crops or any(value is not None for value in (far, threshold, table))):
+            people.choose(far, threshold, table, keep_crops or None)
+
+    return people, choose
 
 
 def _identify_in_run(
@@ -408,7 +427,7 @@ def _identify_in_run(
     if picture:
         check_target(picture, run, rgb, depth)
     answer = identify(run, rgb, depth, *declared, liveness=liveness)
-    _say_match(answer.match, answer.note, as_json)
+    say_match(answer.match, answer.note, as_json)
     if picture:
         write_comparison(picture, answer)
         if not as_json:
@@ -416,84 +435,7 @@ def _identify_in_run(
     raise typer.Exit(0 if answer.match.known else NO)
 
 
-def _say_match(match: "Match", note: str, as_json: bool) -> None:
-    if as_json:
-        _print_json(_match_as_dict(match) | {"note": note})
-        return
-    verdict = f"accepted: {match.name}" if match.known else f"rejected: {match.refused or 'nobody who is enrolled'}"
-    print(f"{verdict}   score {match.score:.3f}   threshold {match.threshold:.3f} ({note})")
-    nearest = ", ".join(f"{person} {score:.3f}" for person, score in match.candidates)
-    print(f"nearest: {nearest or 'nobody is enrolled'}")
-
-
-def _match_as_dict(match: "Match") -> dict[str, Any]:
-    candidates = [{"name": name, "score": score} for name, score in match.candidates]
-    facts = {"known": match.known, "name": match.name, "score": match.score, "threshold": match.threshold}
-    facts["refused"] = match.refused or None
-    return facts | {"candidates": candidates}
-
-
-def _say_answers(rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        answers = [
-            {"rgb": row["rgb"], "depth": row["depth"], "error": row["error"]}
-            | (_match_as_dict(row["match"]) if row["match"] else {})
-            for row in rows
-        ]
-        _print_json({"answers": answers})
-        return
-    for row in rows:
-        match = row["match"]
-        if match is None:
-            print(f"{row['rgb']}   not answered: {row['error']}")
-        else:
-            said = f"accepted: {match.name}" if match.known else f"rejected{': ' * bool(match.refused)}{match.refused}"
-            print(f"{row['rgb']}   {said}   score {match.score:.3f}")
-    known = sum(bool(row["match"] and row["match"].known) for row in rows)
-    failed = sum(row["match"] is None for row in rows)
-    print(f"{len(rows)} pairs: {known} accepted, {len(rows) - known - failed} rejected, {failed} not answered")
-
-
-def _say_enrolled(people: "People", done: list["Enrolment"], as_json: bool) -> None:
-    found = people.gallery
-    if as_json:
-        rows = [
-            {
-                "name": one.name,
-                "pair_id": one.pair_id,
-                "status": one.status,
-                "reasons": one.reasons,
-                "weight": one.weight,
-            }
-            for one in done
-        ]
-        _print_json({"pictures": rows, "people": len(found.names), "threshold": found.threshold, "note": found.note})
-        return
-    for one in done:
-        said = "; ".join(one.reasons)
-        if one.status != "enrolled" or said:
-            print(f"{one.name}   {one.pair_id}   {one.status}{': ' if said else ''}{said}")
-    counts = {status: sum(one.status == status for one in done) for status in ("enrolled", "known", "refused")}
-    print(
-        f"{counts['enrolled']} pictures enrolled, {counts['known']} were enrolled before, {counts['refused']} refused; "
-        f"{len(found.names)} people   threshold {found.threshold:.3f} ({found.note})"
-    )
-
-
-def _progress(as_json: bool) -> Any:
-    """What shows the progress of an iterable on the standard error, or does nothing with --json."""
-    if as_json:
-        return iter
-
-    def shown(items: Iterable) -> Iterable:
-        from tqdm.auto import tqdm
-
-        return tqdm(items, unit="pair", file=sys.stderr, disable=None)
-
-    return shown
-
-
-def _print_json(value: Any) -> None:
-    from .base.atomic import plain
-
-    print(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+def _above_zero(value: float | None) -> float | None:
+    if value is not None and not 0 < value < float("inf"):
+        raise UserError(f"--depth-scale {value:g}: a number above 0 is expected, such as 0.1")
+    return value

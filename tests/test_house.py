@@ -55,7 +55,7 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
     ],
 }
 FLOW = [f"{room}.{name}" for room, names in ROOMS.items() for name in names]
-FLOW += ["publish", "demo", "cli_serve", "cli_models", "cli"]
+FLOW += ["publish", "demo", "cli_said", "cli_serve", "cli_models", "cli"]
 LIBRARY = ROOT / "face3d_lib"
 LONGEST_FILE, LONGEST_FUNCTION = 500, 60  # lines
 UNSAFE = {

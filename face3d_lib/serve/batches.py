@@ -17,6 +17,7 @@ from ..base.tables import read_table
 from ..data.convention import read_convention
 from ..data.pairs import NO_SHOT, BadPair, find_pairs, require_usable
 from ..evaluate.embeddings import Embeddings
+from . import gate
 from .gate import Finding
 from .people import Enrolment, People
 from .reading import Declared
@@ -26,9 +27,16 @@ Progress = Callable[[Sequence], Iterable]
 
 
 def enrol_folder(
-    people: People, root: Path, declared: Declared, anyway: bool = False, progress: Progress = iter
+    people: People,
+    root: Path,
+    declared: Declared,
+    anyway: bool = False,
+    progress: Progress = iter,
+    begin: Callable[[], object] = lambda: None,
 ) -> list[Enrolment]:
     """Enrol everybody in `root`, a folder for each person as raw data; returns what became of each picture.
+
+    begin: called once when the folder has been found usable, before anybody is enrolled.
 
     UserError where there is no usable pair, or where nothing says what depth means.
     """
@@ -37,6 +45,7 @@ def enrol_folder(
     rows = [row for row in find_pairs(root) if row.status not in NO_SHOT]
     require_usable(root, [(row.status, row.detail) for row in rows])
     convention = read_convention(root, *declared)
+    begin()
     done: list[Enrolment] = []
     for name, own in groupby(progress(rows), key=lambda row: row.subject_id):
         seen, failed = [], []
@@ -66,6 +75,8 @@ def pairs_of(source: Path) -> list[tuple[Path, Path | None, str]]:
             raise UserError(f"{source}: no pairs: it should hold <person>/<name>.png beside <person>/<name>.npy")
         return [(row.rgb_path, row.depth_path, row.detail) for row in rows if row.rgb_path]
     table, root = read_table(source, ["rgb", "depth"]), source.resolve().parent
+    if not len(table):
+        raise UserError(f"{source}: names no pair: give each a line with its picture and its depth")
     found: list[tuple[Path, Path | None, str]] = []
     for line, (rgb, depth) in enumerate(zip(table["rgb"], table["depth"], strict=True), 2):
         where = f"{source}, line {line}"
@@ -84,16 +95,20 @@ def identify_many(
 ) -> list[dict[str, Any]]:
     """The answer for each of `pairs_of`: rgb, depth, match and error, of which one is None.
 
-    UserError, before the first pair, where the gallery cannot be asked.
+    A pair whose depth is that of the pair before is nobody's. UserError, before the first pair, where the gallery cannot be asked.
     """
-    rows = []
+    rows, before = [], None
     people.ready()
     for rgb, depth, detail in progress(pairs):
         row: dict[str, Any] = {"rgb": str(rgb), "depth": str(depth) if depth else None, "match": None, "error": None}
         try:
             if depth is None or detail:
                 raise BadPair("missing_depth", detail or f"{rgb}: no depth beside it")
-            row["match"] = people.identify(rgb, depth, declared, k, allow_missing_depth, liveness)
+            seen, _ = people.see(rgb, depth, declared, allow_missing_depth)
+            match = people.answer(seen, k, liveness)
+            if before and liveness:
+                match = match.unless(match.refused or gate.frozen(seen.pair, before))
+            row["match"], before = match, seen.pair
         except UserError as error:
             row["error"] = str(error)
         rows.append(row)

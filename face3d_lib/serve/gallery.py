@@ -52,6 +52,7 @@ class Match:
     threshold: float
     candidates: tuple[tuple[str, float], ...]  # the best k as (name, score), best first, accepted or not
     refused: str = ""  # why nobody is accepted whatever the score: depth shows no face
+    faces: int = 1  # in the picture; one of them was compared (see `data.faces.choose_face`)
 
     def unless(self, refused: str) -> "Match":
         """This match where `refused` is ""; else the same scores, with nobody accepted for that reason."""

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..data.convention import DepthConvention
+from ..data.pairs import RGBDPair
 from ..data.quality import measure_pair
 from ..data.warp import source_of, template_transform
 from .gallery import Gallery, Picture
 from .names import letters
 from .recogniser import Seen
+from .strangers import shipped
 
 if TYPE_CHECKING:
     from ..data.faces import Detection
@@ -34,6 +36,7 @@ class Finding:
         return self.message
 
 
+UNLIKE = 0.1  # share of two people who are more alike than a picture that is refused as another person of the same name
 # measure -> (limit of a warning, limit of a refusal, +1 where more is better, what is said, what to do)
 LIMITS = {
     "eye_px": (24, 16, 1, "{value:.0f} px between the eyes, {limit:.0f} are needed", "come closer"),
@@ -123,11 +126,30 @@ def weight_of(found: dict[str, float]) -> float:
     return round(0.25 + 0.75 * float(np.mean(places)), 4) if places else 1.0
 
 
+def not_live(seen: Seen, gallery: Gallery) -> str:
+    """Why nobody may be accepted, whatever the score; "" where nothing speaks against it.
+
+    Depth shows no face (`Seen.not_live`), or it is, byte for byte, that of an enrolled picture that shows something else.
+    """
+    if seen.not_live:
+        return seen.not_live
+    held = (picture for shown in gallery.pictures for picture in shown)
+    return next((said for picture in held if (said := frozen(seen.pair, picture))), "")
+
+
+def frozen(pair: RGBDPair | Picture, other: RGBDPair | Picture) -> str:
+    """Why two pictures cannot both be right: their depth is one file's, and their colours are not; "" where they can."""
+    if not pair.depth_sha256 or pair.depth_sha256 != other.depth_sha256 or pair.rgb_sha256 == other.rgb_sha256:
+        return ""
+    return f"record it again: its depth is that of {other.pair_id!r}, so the depth camera stood still"
+
+
 def compare(gallery: Gallery, name: str, vector: np.ndarray, picture: Picture) -> list[Finding]:
     """What the gallery says against enrolling this picture under this name.
 
     Refused: the same photograph under another name, depth of another picture, and a picture that is unlike the person's own
-    and more like somebody else. Warned: too like another person (siblings are), or only unlike the person's own pictures.
+    and more like somebody else, or as unlike as nine of ten other people are. Warned: too like another person (siblings are),
+    or only unlike the person's own pictures.
     """
     findings = []
     own = {other for other in gallery.names if letters(other) == letters(name).strip()}
@@ -137,8 +159,7 @@ def compare(gallery: Gallery, name: str, vector: np.ndarray, picture: Picture) -
             if same and other not in own:
                 said = f"correct the name: the same photograph is enrolled as {other!r}"
                 findings.append(Finding("same_photo", True, said))
-            elif not same and picture.depth_sha256 and held.depth_sha256 == picture.depth_sha256:
-                said = f"record it again: its depth is that of {held.pair_id!r}, so the depth camera stood still"
+            elif said := frozen(picture, held):
                 findings.append(Finding("frozen_depth", True, said))
     if not gallery.names:
         return findings
@@ -153,11 +174,18 @@ def compare(gallery: Gallery, name: str, vector: np.ndarray, picture: Picture) -
                 f"check the name: unlike the other pictures of {person!r} ({score:.3f}, threshold {limit:.3f}); "
                 "another person of that name needs another one"
             )
-            findings.append(Finding("unlike_own", highest > score, said, score))
+            findings.append(Finding("unlike_own", highest > score or score < _lowest_likeness(gallery), said, score))
     if highest >= limit:
         said = f"check the name: as like {other!r} as pictures of one person are ({highest:.3f}, threshold {limit:.3f})"
         findings.append(Finding("like_another", False, said, highest))
     return findings
+
+
+def _lowest_likeness(gallery: Gallery) -> float:
+    """The score that the share UNLIKE of comparisons of two people reach; -1 where no such comparisons are known."""
+    table = gallery.strangers or shipped(gallery.model_id)
+    score, unknown = table.threshold(UNLIKE, 1) if table else (-1.0, "")
+    return -1.0 if unknown else score
 
 
 def _inside(points: np.ndarray, shape: tuple[int, ...]) -> float:

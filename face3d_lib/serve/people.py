@@ -20,12 +20,12 @@ from ..base.errors import UserError
 from ..data.convention import DepthConvention
 from ..data.pairs import RGBDPair
 from ..evaluate.metrics.thresholds import threshold_at_far_or_above
-from ..evaluate.scores import alarm_scores, cosine
+from ..evaluate.scores import FAILED, alarm_scores, cosine
 from . import gallery as store
 from . import gate, kept
 from .gallery import Gallery, Match, Picture
 from .names import checked, letters
-from .reading import UNDECLARED, Declared, open_pair
+from .reading import UNDECLARED, Declared, naming, open_pair, open_picture
 from .recogniser import DEFAULT, Recogniser, Seen
 from .searched import Searched, version
 from .strangers import Strangers, shipped
@@ -59,6 +59,7 @@ class Verdict:
     threshold: float
     note: str  # how the threshold was chosen
     refused: str = ""  # why the answer is no whatever the score: the depth of a picture shows no face
+    faces: tuple[int, int] = (1, 1)  # in each picture; one of them was compared
 
 
 @dataclass
@@ -114,6 +115,8 @@ class People:
             there.require_model(recogniser.model_id, folder)
         empty = np.empty((0, recogniser.size), np.float32)
         fixed = threshold is not None
+        if threshold is not None:
+            checked_threshold(threshold)
         fresh = Gallery(
             (), empty, recogniser.model_id, NOBODY_YET if threshold is None else threshold, far, recogniser.name,
             note="given by hand" if fixed else "", keep_crops=keep_crops, fixed=fixed, strangers=strangers,
@@ -143,15 +146,20 @@ class People:
     ) -> tuple[Seen, DepthConvention]:  # fmt: skip
         """What the recogniser sees in a pair, given by two files or as arrays, and what its depth means.
 
-        UserError where the pair cannot be used: no face, no depth in it, a file that is missing or damaged.
+        UserError where the pair cannot be used: no face, no depth in it, a file that is missing or damaged. depth may be None where
+        it may be missing.
         """
         if isinstance(rgb, RGBDPair):
             pair, convention = rgb, DepthConvention(rgb.depth_unit, "farther")
+            return self.recogniser.see(pair, allow_missing_depth=allow_missing_depth), convention
+        if depth is None and allow_missing_depth:
+            pair, convention = open_picture(Path(rgb)), DepthConvention("mm", "farther")
         elif depth is None:
             raise UserError(f"{rgb}: its depth is not named: give the file beside it")
         else:
             pair, convention = open_pair(Path(rgb), Path(depth), declared)
-        return self.recogniser.see(pair, allow_missing_depth=allow_missing_depth), convention
+        with naming(rgb):
+            return self.recogniser.see(pair, allow_missing_depth=allow_missing_depth), convention
 
     def enrol(
         self, name: str, rgb: str | Path | RGBDPair, depth: str | Path | None = None, declared: Declared = UNDECLARED,
@@ -199,13 +207,19 @@ class People:
     ) -> Match:  # fmt: skip
         """Whom a pair shows: the best of the enrolled if the score reaches the threshold, else nobody.
 
-        Nobody either where depth shows a sheet instead of a face (`Match.refused` says so), unless `liveness` is False.
+        Nobody either where depth shows a sheet instead of a face or is that of an enrolled picture (`Match.refused` says so), unless
+        `liveness` is False.
 
         UserError as of `see`, and where the folder holds no gallery.
         """
         self.ready()
         seen, _ = self.see(rgb, depth, declared, allow_missing_depth)
-        return self.match(seen.vector, k).unless(seen.not_live if liveness else "")
+        return self.answer(seen, k, liveness)
+
+    def answer(self, seen: Seen, k: int = 5, liveness: bool = True) -> Match:
+        """`identify` for a pair that was looked at (see `see`)."""
+        refused = gate.not_live(seen, self.gallery) if liveness else ""
+        return replace(self.match(seen.vector, k).unless(refused), faces=seen.count)
 
     def ready(self) -> None:
         """UserError where the folder holds no gallery, or it cannot be searched as asked for."""
@@ -228,7 +242,7 @@ class People:
 
         def changed(gallery: Gallery) -> Gallery:
             if threshold is not None:
-                gallery = replace(gallery, threshold=threshold, fixed=True, note="given by hand")
+                gallery = replace(gallery, threshold=checked_threshold(threshold), fixed=True, note="given by hand")
             elif far is not None or strangers is not None:
                 gallery = replace(
                     gallery,
@@ -253,26 +267,38 @@ class People:
         return store.forget(self.folder, name)
 
 
+def checked_threshold(threshold: float) -> float:
+    """`threshold`, if it is a score. UserError where it is not: NaN would accept nobody, -2 everybody."""
+    if not FAILED < threshold <= 1:
+        raise UserError(
+            f"threshold {threshold:g}: no score that accepts some and not all: give one above -1, at most 1"
+        )
+    return threshold
+
+
 def verify(
     recogniser: Recogniser, a: Seen, b: Seen, far: float = FAR, threshold: float | None = None, liveness: bool = True
 ) -> Verdict:
     """Whether two pictures show one person, at the threshold at which the share `far` of comparisons of two people passes.
 
-    The answer is no where the depth of either shows a sheet instead of a face, unless `liveness` is False.
+    The answer is no where the depth of either shows a sheet instead of a face, or where two pictures have one depth map, unless
+    `liveness` is False.
 
-    UserError where the recogniser comes without scores of strangers and no threshold is given.
+    UserError where the threshold is no score, and where the recogniser comes without scores of strangers and no threshold is given.
     """
     note = "given by hand"
-    if threshold is None:
+    if threshold is not None:
+        checked_threshold(threshold)
+    else:
         table = shipped(recogniser.model_id)
         if table is None:
             raise UserError(f"model {recogniser.name}: no threshold is known for it: give one with --threshold")
         threshold, reason = table.threshold(far, 1)
         note = _note(far, 1, table, reason)
     score = float(cosine(a.vector[None], b.vector[None])[0, 0])
-    refused = (a.not_live or b.not_live) if liveness else ""
+    refused = (a.not_live or b.not_live or gate.frozen(a.pair, b.pair)) if liveness else ""
     same = bool(np.isfinite(score) and score >= threshold and not refused)
-    return Verdict(same, score, threshold, note, refused)
+    return Verdict(same, score, threshold, note, refused, (a.count, b.count))
 
 
 def with_threshold(gallery: Gallery) -> Gallery:

@@ -1,11 +1,16 @@
 """One pair from two files that somebody names, wherever they lie."""
 
+import hashlib
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
 
 from ..base.errors import UserError
 from ..data.convention import DepthConvention, read_convention
-from ..data.pairs import RGBDPair, single_pair
+from ..data.pairs import BadPair, RGBDPair, single_pair
 
 Declared = tuple[str | None, str | None, float | None]  # depth_unit, larger_is, depth_scale; None: by dataset.json
 UNDECLARED: Declared = (None, None, None)
@@ -21,6 +26,27 @@ def open_pair(rgb: Path, depth: Path, declared: Declared = UNDECLARED) -> tuple[
     rgb, depth = existing(rgb, "picture"), existing(depth, "depth")
     convention = read_convention(declaring_folder(rgb), *declared)
     return read_pair(single_pair(rgb, depth), convention), convention
+
+
+def open_picture(rgb: Path) -> RGBDPair:
+    """The pair of a picture that has no depth map: its depth holds no reading. UserError as of `open_pair`."""
+    from ..data.decoding import read_rgb
+
+    rgb = existing(rgb, "picture")
+    picture, names = read_rgb(rgb), single_pair(rgb, rgb)
+    nothing = np.zeros(picture.shape[:2], np.float32)
+    return RGBDPair(
+        names.pair_id, names.subject_id, picture, nothing, "mm", hashlib.sha256(rgb.read_bytes()).hexdigest(), ""
+    )
+
+
+@contextmanager
+def naming(rgb: str | Path) -> Iterator[None]:
+    """Within the block, what is wrong with a pair is said with the name of its picture."""
+    try:
+        yield
+    except BadPair as error:
+        raise BadPair(error.status, f"{rgb}: {error}") from None
 
 
 def existing(path: Path, what: str) -> Path:

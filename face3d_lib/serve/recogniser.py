@@ -65,6 +65,11 @@ class Seen:
 
         return np.array([self.row[name] for name in POINTS]).reshape(5, 2)
 
+    @property
+    def count(self) -> int:
+        """How many faces are in the picture; 1 where none was looked for."""
+        return len(self.faces.faces) or 1
+
     @cached_property
     def liveness(self) -> Liveness | None:
         """Whether depth shows a face where colour does. None where it cannot be asked: depth is missing and that was allowed, or

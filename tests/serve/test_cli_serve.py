@@ -187,6 +187,7 @@ def spoilt(folder, faces, case):
         "metres": lambda: (rgb, depth / 1000),
         "empty in the face": lambda: (rgb, np.where(np.abs(np.arange(width) - width / 2) < width / 3, 0, depth)),
         "flat": lambda: (rgb, np.full_like(depth, 700.0)),
+        "inside out": lambda: (rgb, np.where(depth > 0, 2 * np.median(depth[depth > 0]) - depth, 0)),
         "no depth": lambda: (rgb, None),
     }
     picture, numbers = changes[case]()
@@ -201,13 +202,14 @@ def spoilt(folder, faces, case):
 @pytest.mark.parametrize(
     ("case", "said"),
     [
-        ("no face", "no face of 20 px or more"),
+        ("no face", r"me.a\.png: no face of 20 px or more"),
         ("several faces", "crop the picture to one person"),
         ("half a face", "move into the middle of the picture|no face of 20 px"),
         ("another size", "size|shape"),
         ("metres", "the numbers look like metres"),
         ("empty in the face", "hold a depth|have a depth"),
         ("flat", "show a real face"),
+        ("inside out", "declare larger_is the other way"),
         ("no depth", "there is no such file"),
     ],
 )
@@ -255,3 +257,93 @@ def test_a_photograph_before_the_camera_is_refused_unless_asked_otherwise(faces,
     assert "flat" in json.loads(done.output)["refused"]
     assert json.loads(done.output)["name"] is None
     assert json.loads(face3d(*words, "--no-liveness").output)["refused"] is None
+
+
+@pytest.mark.parametrize("case", ["no face", "half a face"])
+def test_what_is_wrong_is_said_with_the_name_of_the_picture(faces, enrolled, tmp_path, case):
+    files = spoilt(tmp_path / "bad", faces, case)
+    for words in (["identify", *files, "--gallery", enrolled], ["verify", *pair(faces, "p0000"), *files]):
+        assert str(face3d(*words).exception).startswith(f"{files[0]}: "), words
+
+
+def test_depth_that_is_turned_inside_out_is_nobody(faces, enrolled, tmp_path):
+    files = spoilt(tmp_path / "bad", faces, "inside out")
+    for words in (["identify", *files, "--gallery", enrolled], ["verify", *files, *pair(faces, "p0002", "s1_001")]):
+        done = face3d(*words)
+        assert done.exit_code == 3
+        assert "declare larger_is the other way" in done.output
+
+
+def test_depth_of_another_picture_is_nobody(faces, enrolled, tmp_path):
+    (tmp_path / "me").mkdir()
+    shutil.copy(faces / "dataset.json", tmp_path)
+    old, new = pair(faces, "p0000"), pair(faces, "p0000", "s1_001")
+    for k, (rgb, depth) in enumerate([old, (new[0], old[1]), new]):
+        shutil.copy(rgb, tmp_path / "me" / f"{k}.png")
+        shutil.copy(depth, tmp_path / "me" / f"{k}.npy")
+    frozen = [tmp_path / "me/1.png", tmp_path / "me/1.npy"]
+    done = face3d("identify", *frozen, "--gallery", enrolled, "--json")
+    assert "the depth camera stood still" in json.loads(done.output)["refused"]
+    assert (
+        json.loads(face3d("identify", *frozen, "--gallery", enrolled, "--no-liveness", "--json").output)["refused"]
+        is None
+    )
+    assert "stood still" in face3d("verify", *old, *frozen).output
+    face3d("forget", "p0000", "--gallery", enrolled)
+    answers = json.loads(face3d("identify", tmp_path, "--gallery", enrolled, "--json").output)["answers"]
+    assert ["stood still" in (one["refused"] or "") for one in answers] == [False, True, False]
+
+
+def test_several_faces_are_said(faces, enrolled, tmp_path):
+    files = spoilt(tmp_path / "bad", faces, "several faces")
+    done = face3d("identify", *files, "--gallery", enrolled)
+    assert "2 faces are in the picture" in done.output
+    assert json.loads(face3d("identify", *files, "--gallery", enrolled, "--json").output)["faces"] == 2
+    assert f"2 faces are in {files[0]}" in face3d("verify", *pair(faces, "p0002"), *files).output
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--threshold", "nan"), ("--threshold", "-2"), ("--threshold", "5"), ("--depth-scale", "0"), ("--far", "nan"), ("--far", "2")]
+)  # fmt: skip
+def test_a_number_that_means_nothing_is_refused(faces, enrolled, tmp_path, option, value):
+    before = {path.name: path.read_bytes() for path in enrolled.iterdir()}
+    two = [*pair(faces, "p0000"), *pair(faces, "p0000", "s1_001")]
+    words = [
+        ["verify", *two],
+        *(["enroll", *two[2:], "--name", "a", "--gallery", place] for place in (enrolled, tmp_path / "new")),
+    ]
+    for line in words:
+        done = face3d(*line, option, value)
+        assert isinstance(done.exception, UserError), line
+        assert value in str(done.exception)
+    assert {path.name: path.read_bytes() for path in enrolled.iterdir()} == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_choice_changes_nothing_where_the_picture_cannot_be_used(faces, enrolled, tmp_path):
+    before = {path.name: path.read_bytes() for path in enrolled.iterdir()}
+    (tmp_path / "empty").mkdir()
+    one = [*spoilt(tmp_path / "bad", faces, "no face"), "--name", "me"]
+    for words in (one, [*pair(faces, "p0000"), "--name", "x" * 300], [tmp_path / "empty"]):
+        done = face3d("enroll", *words, "--gallery", enrolled, "--threshold", "0.2", "--keep-crops")
+        assert isinstance(done.exception, UserError), words
+    assert {path.name: path.read_bytes() for path in enrolled.iterdir()} == before
+    face3d("enroll", *pair(faces, "p0000"), "--name", "p0000", "--gallery", enrolled, "--threshold", "0")
+    assert json.loads(face3d("gallery", "list", enrolled, "--json").output)["threshold"] == 0
+
+
+def test_many_pairs_name_their_depth_themselves(faces, enrolled, tmp_path):
+    (tmp_path / "none.csv").write_text("rgb,depth\n")
+    assert "names no pair" in str(face3d("identify", tmp_path / "none.csv", "--gallery", enrolled).exception)
+    for many in (faces, tmp_path / "none.csv"):
+        done = face3d("identify", many, pair(faces, "p0000")[1], "--gallery", enrolled)
+        assert "leave out DEPTH" in str(done.exception)
+
+
+def test_a_picture_alone_is_answered_where_that_is_asked_for(faces, enrolled):
+    rgb = pair(faces, "p0000")[0]
+    words = ["identify", rgb, "--gallery", enrolled]
+    assert "its depth is not named" in str(face3d(*words).exception)
+    found = json.loads(face3d(*words, "--allow-missing-depth", "--json").output)
+    assert found["candidates"][0]["name"] == "p0000"
+    assert 0.9 < found["score"] < 0.999

@@ -11,6 +11,7 @@ from face3d_lib.data.pairs import single_pair
 from face3d_lib.data.warp import template_transform
 from face3d_lib.serve import gate
 from face3d_lib.serve.gallery import Gallery, Picture
+from face3d_lib.serve.strangers import Strangers
 
 MM = DepthConvention("mm", "farther")
 
@@ -132,6 +133,19 @@ def test_a_picture_is_compared_with_everybody_who_is_enrolled():
     assert said("cy", unit(0, 0, 1), Picture("new", "rgb1", "depth3")) == {"same_photo": True}
     assert said("cy", unit(0, 0, 1), Picture("new", "rgb3", "depth1")) == {"frozen_depth": True}
     assert said("anna", unit(1, 0, 0), Picture("again", "rgb1", "depth1")) == {}
+
+
+@pytest.mark.parametrize(("score", "refused"), [(0.45, True), (0.55, False)])
+def test_a_second_person_of_one_name_is_refused_where_other_people_are_as_alike(score, refused):
+    shares, scores = (0.5, 0.1, 0.01), (0.3, 0.5, 0.7)
+    table = Strangers(shares, scores, shares, shares, 0.75, 1000, 30, "other people")
+    alone = replace(enrolled().forget("bob"), strangers=table)
+    vector = unit(score, 0, np.sqrt(1 - score**2))
+    found = {one.what: one.refused for one in gate.compare(alone, "anna", vector, Picture("new", "rgb3", "depth3"))}
+    assert found == {"unlike_own": refused}
+    few = replace(alone, strangers=replace(table, shares=(0.5, 0.4, 0.3)))
+    (one,) = gate.compare(few, "anna", vector, Picture("new", "rgb3", "depth3"))
+    assert not one.refused, "so few comparisons do not say what is rare"
 
 
 def test_inside_is_the_share_of_the_ellipse():
