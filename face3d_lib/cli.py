@@ -1,10 +1,11 @@
 """face3d: run any notebook, the whole demo, or one step of it without opening a notebook."""
 
+import errno
 import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -291,9 +292,20 @@ def main() -> None:
     """The command line: a mistake of the user is one line and exit code 2, never a traceback; with --json it is JSON."""
     speak_utf8("face3d_lib.cli")
     try:
-        app()
+        code = app(
+            prog_name="face3d", standalone_mode=False
+        )  # else typer prints mistakes in the words as a box of text, and ends
+        if sys.stdout:  # a full disk below the output is noticed here
+            sys.stdout.flush()
+        sys.exit(code)
     except UserError as error:
-        _fail(error, 2)
+        _fail(str(error), 2)
+    except USAGE_ERROR as error:
+        if "\n" in error.format_message() or not error.format_message():
+            error.show()  # the help, which a group of commands gives instead of an error
+            sys.exit(error.exit_code)
+        command = error.ctx.command_path if error.ctx else "face3d"
+        _fail(f"{error.format_message().rstrip('.')}: see {command} --help", 2)
     except SystemExit as end:
         if end.code == 130:  # typer's code for Ctrl-C
             print("interrupted: files that were written are whole, and the same command resumes", file=sys.stderr)
@@ -302,14 +314,31 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:  # no such file, no permission, a full disk: the message names the file
-        _fail(error, 1)
+        where = f"{str(error.filename)[:300]}: " if error.filename else ""
+        fix = FIXES.get(error.errno or 0, "")
+        _fail(f"{where}{error.strerror or error}{': ' * bool(fix)}{fix}", 2 if error.errno in MISTAKES else 1)
 
 
-def _fail(error: Exception, code: int) -> NoReturn:
+USAGE_ERROR: Any = typer.BadParameter.__base__  # what typer raises for words that no command understands
+MISTAKES = {
+    number: "correct the path"
+    for number in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP)
+}
+FIXES = MISTAKES | {
+    errno.ENOSPC: "make room there, then give the same command again",
+    errno.EDQUOT: "make room there, then give the same command again",
+    errno.EROFS: "it can be read there but not changed: choose another place",
+    errno.EACCES: "ask its owner, or choose another place",
+    errno.EPERM: "ask its owner, or choose another place",
+}
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    line = " ".join(message.split())
     if "--json" in sys.argv:
-        print(json.dumps({"error": " ".join(str(error).split())}, ensure_ascii=False))
+        print(json.dumps({"error": line}, ensure_ascii=False))
     else:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {line}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -15,7 +15,7 @@ import shutil
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,8 @@ def replacing(path: Path) -> Iterator[Path]:
             raise OSError(error.errno, error.strerror, os.fspath(path)) from None
         raise
     finally:
-        sibling.unlink(missing_ok=True)
+        with suppress(OSError):  # on read-only media this fails, too, and would hide why
+            sibling.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -203,11 +203,14 @@ def test_any_result_becomes_plain_json():
 def test_a_failure_names_the_file_that_was_to_be_written(tmp_path, monkeypatch):
     """A full disk names no file, and the name of the new file beside it means nothing to anybody."""
 
-    def full(path, data):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def full(path, *data, missing_ok=False):
+        raise OSError(errno.ENOSPC, "No space left on device", None if data else str(path))
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match=r"No space left on device: '.*gallery\.json'"):
+        write_bytes(tmp_path / "gallery.json", NEW)
+    monkeypatch.setattr(Path, "unlink", full)  # as on read-only media, whose answer to it is that they are read-only
+    with pytest.raises(OSError, match=r"gallery\.json'"):
         write_bytes(tmp_path / "gallery.json", NEW)
     monkeypatch.undo()
     (tmp_path / "folder").mkdir()

@@ -1,6 +1,8 @@
 """The commands that enrol and recognise: exit codes that tell the truth, JSON that is JSON, help that is quick."""
 
+import errno
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -127,6 +129,50 @@ def test_an_error_is_json_where_json_was_asked_for(tmp_path):
     plain = run("gallery", "list", tmp_path / "none")
     assert (plain.returncode, plain.stdout) == (2, "")
     assert plain.stderr.startswith("error: ")
+
+
+def said(monkeypatch, capsys, *words):
+    """(exit code, stdout, stderr) of the command in this process, as `main` ends it."""
+    monkeypatch.setattr(sys, "argv", ["face3d", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return end.value.code, *capsys.readouterr()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["identify"], ["identify", "--nope"], ["nope"], ["gallery", "nope"], ["verify", "a"], ["enroll", "a", "b"], ["identify", "a", "b", "--top", "x"]],
+)  # fmt: skip
+def test_words_that_no_command_understands_are_one_line(monkeypatch, capsys, words):
+    code, out, err = said(monkeypatch, capsys, *words)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert re.match(r"error: .*: see face3d.* --help\n$", err)
+    code, out, err = said(monkeypatch, capsys, *words, "--json")
+    assert (code, err) == (2, "")
+    assert json.loads(out)["error"].endswith("--help")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "fix"), [(errno.ENOSPC, 1, "make room"), (errno.EROFS, 1, "another place"), (errno.EACCES, 1, "its owner"), (errno.ENAMETOOLONG, 2, "correct the path")]
+)  # fmt: skip
+def test_an_error_of_the_machine_names_the_file_and_the_fix(monkeypatch, capsys, number, code, fix):
+    def broken(folder):
+        raise OSError(number, os.strerror(number), str(folder))
+
+    monkeypatch.setattr("face3d_lib.serve.gallery.open_gallery", broken)
+    found, _, err = said(monkeypatch, capsys, "gallery", "list", "people")
+    assert (found, err) == (code, err)
+    assert err.startswith(f"error: people: {os.strerror(number)}: ")
+    assert fix in err
+    assert "error" in json.loads(said(monkeypatch, capsys, "gallery", "list", "people", "--json")[1])
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_an_answer_that_could_not_be_written_is_no_answer(enrolled):
+    command = [sys.executable, "-m", "face3d_lib.cli", "gallery", "list", str(enrolled)]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
 
 
 @pytest.mark.parametrize("words", [["enroll"], ["identify"], ["verify"], ["forget"], ["gallery", "list"]])
