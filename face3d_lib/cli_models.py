@@ -1,7 +1,6 @@
 """The commands of `face3d` that fetch, publish and import models. Each imports what it needs when it is called."""
 
 import json
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,18 +94,21 @@ def push(
 ) -> None:
     """Publish a model: weights, card and index. Nothing is published without data, protocol, licence and command.
 
+    The names of the people whom it was trained on stay here, as does the classifier that names them.
+
     Example: face3d models push demo:rgbd/30_train_softmax --to models --name demo-rgbd --data "synthetic faces" --protocol
     "people never seen" --licence CC0-1.0 --command "make demo"
     """
     from .serve.models import folder_of
-    from .serve.zoo import halved, push_model
+    from .serve.zoo import for_others, push_model
     from .train.model_files import About, read_card
 
     folder = folder_of(model)
-    if empty := [what for what, text in (("--data", data), ("--licence", licence)) if not text.strip()]:
-        raise UserError(f"{empty[0]}: must not be empty: say it in a few words")
-    about = About(data=data, protocol=protocol, licence=licence, command=command)
-    with halved(folder) if half else nullcontext(folder) as published:
+    told = {"data": data, "protocol": protocol, "licence": licence, "command": command}
+    if empty := [what for what, text in told.items() if not text.strip()]:
+        raise UserError(f"--{empty[0]}: must not be empty: say it in a few words")
+    about = About(**told)
+    with for_others(folder, half) as published:
         push_model(published, read_card(published), to, name, about)
     if as_json:
         print(json.dumps({"model": name, "to": to} | about.model_dump(), indent=2, ensure_ascii=False))

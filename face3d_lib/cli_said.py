@@ -74,7 +74,8 @@ def say_enrolled(people: "People", done: list["Enrolment"], as_json: bool) -> No
     for one in done:
         said = "; ".join(one.reasons)
         if one.status != "enrolled" or said:
-            print(f"{one.name}   {one.pair_id}   {one.status}{': ' if said else ''}{said}")
+            warned = ", with a warning" if one.status == "enrolled" else ""
+            print(f"{one.name}   {one.pair_id}   {one.status}{warned}{': ' if said else ''}{said}")
     counts = {status: sum(one.status == status for one in done) for status in ("enrolled", "known", "refused")}
     print(
         f"{counts['enrolled']} pictures enrolled, {counts['known']} were enrolled before, {counts['refused']} refused; "

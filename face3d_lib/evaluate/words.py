@@ -23,6 +23,7 @@ LABELS = {  # key in the files of a run -> label for readers
     "rgbd early fresh": "RGB-D, stacked channels, depth filters start at random",
     "pretrained dlib": "RGB, pretrained (dlib)",
     "pretrained depth_synthetic": "depth, pretrained (synthetic heads)",
+    "pretrained rgbd_synthetic": "RGB-D, pretrained (synthetic faces)",
     "pretrained fixed": "both pretrained, fixed weight",
     "pretrained trust": "both pretrained, fused by trust",
     "untrained rgb": "RGB, untrained",

@@ -15,7 +15,7 @@ from ..base import paths
 from ..base.errors import UserError
 from ..base.tables import read_table
 from ..data.convention import read_convention
-from ..data.pairs import NO_SHOT, BadPair, find_pairs, require_usable
+from ..data.pairs import BadPair, find_pairs, require_usable
 from ..evaluate.embeddings import Embeddings
 from . import gate
 from .gate import Finding
@@ -42,7 +42,7 @@ def enrol_folder(
     """
     from ..data.decoding import read_pair
 
-    rows = [row for row in find_pairs(root) if row.status not in NO_SHOT]
+    rows = find_pairs(root)
     require_usable(root, [(row.status, row.detail) for row in rows])
     convention = read_convention(root, *declared)
     begin()
@@ -67,13 +67,12 @@ def pairs_of(source: Path) -> list[tuple[Path, Path | None, str]]:
     """(picture, depth, why it cannot be read or "") of each pair in a folder as raw data, or in a csv with the columns rgb
     and depth, whose paths are relative to its folder.
 
-    UserError where it cannot be read, or names a path outside of its folder.
+    UserError where it cannot be read, holds no usable pair, or names a path outside of its folder.
     """
     if source.is_dir():
-        rows = [row for row in find_pairs(source) if row.rgb_path]
-        if not rows:
-            raise UserError(f"{source}: no pairs: it should hold <person>/<name>.png beside <person>/<name>.npy")
-        return [(row.rgb_path, row.depth_path, row.detail) for row in rows if row.rgb_path]
+        rows = find_pairs(source)
+        require_usable(source, [(row.status, row.detail) for row in rows])
+        return [(row.rgb_path or source / row.pair_id, row.depth_path, row.detail) for row in rows]
     table, root = read_table(source, ["rgb", "depth"]), source.resolve().parent
     if not len(table):
         raise UserError(f"{source}: names no pair: give each a line with its picture and its depth")

@@ -37,22 +37,22 @@ class Finding:
 
 
 UNLIKE = 0.1  # share of two people who are more alike than a picture that is refused as another person of the same name
-# measure -> (limit of a warning, limit of a refusal, +1 where more is better, what is said, what to do)
+# measure -> (limit of a warning, limit of a refusal, +1 where more is better, what is said, the limit, what to do)
 LIMITS = {
-    "eye_px": (24, 16, 1, "{value:.0f} px between the eyes, {limit:.0f} are needed", "come closer"),
-    "yaw_abs": (25, 45, -1, "the head is turned by {value:.0f} degrees, {limit:.0f} are the most", "look at the camera"),
-    "pitch_abs": (20, 35, -1, "the head is tilted by {value:.0f} degrees, {limit:.0f} are the most", "look at the camera"),
-    "sharpness": (0.26, 0.22, 1, "sharpness {value:.2f}, {limit:.2f} is needed", "hold still, or clean and focus the lens"),
-    "brightness": (60, 40, 1, "the face is dark, at grey level {value:.0f}; {limit:.0f} is needed", "add light"),
-    "contrast": (20, 12, 1, "contrast of {value:.0f} grey levels, {limit:.0f} are needed", "add light, or clean the lens"),
-    "clipped": (0.15, 0.25, -1, "{value:.0%} of the face are black or white, {limit:.0%} are the most", "avoid direct light"),
-    "side_light": (0.9, 1.4, -1, "one side of the face is darker by {value:.1f} of its brightness, {limit:.1f} is the most", "add light from the front"),
-    "probability": (0.95, 0.85, 1, "the detector is sure of the face by {value:.2f}, {limit:.2f} is needed", "show the whole face"),
-    "inside": (0.97, 0.85, 1, "{value:.0%} of the face lie in the picture, {limit:.0%} are needed", "move into the middle of the picture"),
-    "valid": (0.7, 0.4, 1, "{value:.0%} of the face have a depth, {limit:.0%} are needed", "keep to the distance that the sensor can measure"),
-    "noise_mm": (4, 8, -1, "depth errs by {value:.1f} mm from pixel to pixel, {limit:.1f} are the most", "come closer, or average several frames"),
-    "relief": (0.05, -0.05, 1, "the nose stands out by {value:.2f} of the distance between the eyes, {limit:.2f} is needed (0.3 is usual)", "show a real face, or declare larger_is the other way"),
-    "registration": (0.28, 0.5, -1, "the nose in depth lies {value:.2f} eye distances from that in colour, {limit:.2f} is the most", "register depth to colour"),
+    "eye_px": (24, 16, 1, "{value:.0f} px between the eyes", "{limit:.0f} are", "come closer"),
+    "yaw_abs": (25, 45, -1, "the head is turned by {value:.0f} degrees", "{limit:.0f} are", "look at the camera"),
+    "pitch_abs": (20, 35, -1, "the head is tilted by {value:.0f} degrees", "{limit:.0f} are", "look at the camera"),
+    "sharpness": (0.26, 0.22, 1, "sharpness {value:.2f}", "{limit:.2f} is", "hold still, or clean and focus the lens"),
+    "brightness": (60, 40, 1, "the face is dark, at grey level {value:.0f}", "{limit:.0f} is", "add light"),
+    "contrast": (20, 12, 1, "contrast of {value:.0f} grey levels", "{limit:.0f} are", "add light, or clean the lens"),
+    "clipped": (0.15, 0.25, -1, "{value:.0%} of the face are black or white", "{limit:.0%} are", "avoid direct light"),
+    "side_light": (0.9, 1.4, -1, "one side of the face is darker by {value:.1f} of its brightness", "{limit:.1f} is", "add light from the front"),
+    "probability": (0.95, 0.85, 1, "the detector is sure of the face by {value:.2f}", "{limit:.2f} is", "show the whole face"),
+    "inside": (0.97, 0.85, 1, "{value:.0%} of the face lie in the picture", "{limit:.0%} are", "move into the middle of the picture"),
+    "valid": (0.7, 0.4, 1, "{value:.0%} of the face have a depth", "{limit:.0%} are", "keep to the distance that the sensor can measure"),
+    "noise_mm": (4, 8, -1, "depth errs by {value:.1f} mm from pixel to pixel", "{limit:.1f} are", "come closer, or average several frames"),
+    "relief": (0.05, -0.05, 1, "the nose stands out by {value:.2f} of the distance between the eyes (0.3 is usual)", "{limit:.2f} is", "show a real face, or declare larger_is the other way"),
+    "registration": (0.28, 0.5, -1, "the nose in depth lies {value:.2f} eye distances from that in colour", "{limit:.2f} is", "register depth to colour"),
 }  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def judge(seen: Seen, convention: DepthConvention) -> tuple[list[Finding], dict[
     """
     found = measures(seen, convention)
     findings = []
-    for name, (warn, refuse, sign, said, advice) in LIMITS.items():
+    for name, (warn, refuse, sign, said, bound, advice) in LIMITS.items():
         value = found.get(name, np.nan)
         if (
             np.isnan(value)
@@ -90,7 +90,12 @@ def judge(seen: Seen, convention: DepthConvention) -> tuple[list[Finding], dict[
             continue
         refused = sign * value < sign * refuse
         limit = refuse if refused else warn
-        message = f"{advice}: " + said.format(value=_shown(value, limit, said), limit=limit)
+        wanted = bound.format(limit=limit)
+        if refused:
+            wanted += " needed" if sign > 0 else " the most"
+        else:
+            wanted = f"good {'from' if sign > 0 else 'up to'} {wanted.split()[0]}"
+        message = f"{advice}: {said.format(value=_shown(value, limit, said))}, {wanted}"
         findings.append(Finding(name, refused, message, value))
     if seen.not_live:
         findings.append(Finding("liveness", True, f"show a real face: {seen.not_live}"))
@@ -120,7 +125,7 @@ def weight_of(found: dict[str, float]) -> float:
     The weight is the mean place of its measures between the limit of a refusal and twice as far as that of a warning.
     """
     places = []
-    for name, (warn, refuse, _, _, _) in LIMITS.items():
+    for name, (warn, refuse, *_) in LIMITS.items():
         if not np.isnan(value := found.get(name, np.nan)):
             places.append(np.clip((value - refuse) / (2 * (warn - refuse)), 0, 1))
     return round(0.25 + 0.75 * float(np.mean(places)), 4) if places else 1.0

@@ -5,8 +5,8 @@ reaches it, and comparisons were independent, that happens to 1 - (1 - p)^G of t
 measured on, .0099, .0099, .0114 and .0104 of the strangers were accepted by galleries of 1, 5, 10 and 20 of them at the
 thresholds for .01 (200 draws each, one picture a person).
 
-The table that comes with the library (weights/strangers.json) belongs to the recogniser "pretrained" alone: real people are
-in it as numbers only. What it was measured on stands in its `source`.
+The tables that come with the library (weights/strangers.json) belong to the recognisers "pretrained" and "rgbd_synthetic":
+real people are in them as numbers only. What they were measured on stands in their `source`.
 """
 
 import json
@@ -105,9 +105,9 @@ class Strangers:
 
 
 def shipped(model_id: str) -> Strangers | None:
-    """The table that comes with the library, if it was measured with the recogniser of this identity; else None."""
+    """The table that comes with the library for the recogniser of this identity; None where there is none."""
     try:
-        found = json.loads(SHIPPED.read_text(encoding="utf-8"))
-        return Strangers.read(found["table"]) if found["model_id"] == model_id else None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        found = json.loads(SHIPPED.read_text(encoding="utf-8"))["tables"].get(model_id)
+        return Strangers.read(found) if found else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{SHIPPED}: no table that can be read ({error}): install face3d again") from None

@@ -128,7 +128,7 @@ def get_model(name: str, source: str = "") -> Path:
 def push_model(folder: Path, card: ModelCard, source: str, name: str, about: About) -> None:
     """Publish the model in `folder` as `name`: into a folder, or into a repository of the hub (hf:USER/REPOSITORY).
 
-    The index is written last, so that a reader never finds a model that is not whole. UserError: the name is taken by
+    All that is in `folder` is published (see `for_others`). The index is written last, so that a reader never finds a model that is not whole. UserError: the name is taken by
     another model, an address cannot be written to, or the hub refuses.
     """
     checked_name(name)
@@ -157,26 +157,26 @@ def push_model(folder: Path, card: ModelCard, source: str, name: str, about: Abo
 
 
 @contextmanager
-def halved(folder: Path) -> Iterator[Path]:
-    """A temporary folder with the model of `folder`, without its classifier, in float16; it is computed in float32 still.
+def for_others(folder: Path, half: bool = False) -> Iterator[Path]:
+    """A temporary folder with the model of `folder` as it may be given away: without its classifier, and without the names of
+    the people whom it was trained on.
 
-    Embeddings change by less than 0.01.
+    half: in float16; it is computed in float32 still, and embeddings change by less than 0.01. UserError as of `load_model`.
     """
     network, card = load_model(folder)
     with tempfile.TemporaryDirectory() as place:
-        save_model(Path(place), network, card, half=True)
+        save_model(Path(place), network, card.model_copy(update={"classes": []}), half=half)
         yield Path(place)
 
 
-def _index_or_new(source: str) -> Index:
-    if not source.startswith(HUB):
-        return read_index(source) if (Path(source) / INDEX).exists() else Index()
-    from huggingface_hub.errors import EntryNotFoundError
+class _Missing(UserError):
+    """A source has no such file."""
 
+
+def _index_or_new(source: str) -> Index:
     try:
-        with _hub(source) as (hub, repository):
-            return Index.model_validate_json(Path(hub.hf_hub_download(repository, INDEX)).read_bytes())
-    except EntryNotFoundError:
+        return read_index(source)
+    except _Missing:
         return Index()
 
 
@@ -189,18 +189,20 @@ def _upload(source: str, files: dict[str, bytes], name: str) -> None:
 
 @contextmanager
 def _hub(source: str) -> Iterator[tuple]:
-    """(huggingface_hub, the repository); its errors become UserError, but for a file that is missing in a push."""
+    """(huggingface_hub, the repository); its errors become UserError, that of a file that is not there _Missing."""
     try:
         import huggingface_hub as hub
-        from huggingface_hub.errors import EntryNotFoundError
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
     except ImportError:
         raise UserError(f"{source}: needs the package huggingface_hub: pip install huggingface_hub") from None
     try:
         yield hub, source.removeprefix(HUB)
-    except (EntryNotFoundError, UserError):
+    except UserError:
         raise
     except (OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            raise _Missing(f"{source}: has no such file ({reason}): correct the name") from None
         raise UserError(
             f"{source}: the hub refuses or is out of reach ({reason}): check the name, then log in"
         ) from None
@@ -231,16 +233,11 @@ def _fetch(source: str, file: str) -> bytes:
 def _local(source: str, file: str) -> Path:
     """A file of a folder, or of the hub after it was fetched into the hub's own cache."""
     if source.startswith(HUB):
-        from huggingface_hub.errors import EntryNotFoundError
-
-        try:
-            with _hub(source) as (hub, repository):
-                return Path(hub.hf_hub_download(repository, file))
-        except EntryNotFoundError:
-            raise UserError(f"{source}/{file}: there is no such file: correct the name") from None
+        with _hub(source) as (hub, repository):
+            return Path(hub.hf_hub_download(repository, file))
     path = Path(source) / file
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file: correct the folder")
+        raise _Missing(f"{path}: there is no such file: correct the folder")
     return path
 
 

@@ -1,7 +1,8 @@
 """Networks that recognise faces without any training by the user: they come with the environment or with this package.
 
-"dlib" sees colour; "depth_synthetic" sees depth and has learnt from synthetic heads alone. Neither has seen the user's
-people. Both take crops of alignment mode "dlib", so that one pack serves both.
+"dlib" sees colour; "depth_synthetic" sees depth and has learnt from synthetic heads alone; "rgbd_synthetic" sees both in one
+small network and has learnt from synthetic faces alone. None has seen the user's people. All take crops of alignment mode
+"dlib", so that one pack serves them.
 """
 
 from pathlib import Path
@@ -12,12 +13,13 @@ from ..data.pack import Pack
 from ..data.warp import AlignSettings
 from .embedder import Architecture, Embedder
 from .model_files import ModelCard, load_model, read_card
-from .weights import SOURCES
 
-Name = Literal["dlib", "depth_synthetic"]
-ALIGNMENT = AlignSettings("dlib")  # of the crops that both networks take
+Name = Literal["dlib", "depth_synthetic", "rgbd_synthetic"]
+ALIGNMENT = AlignSettings("dlib")  # of the crops that they take
 NAMES = get_args(Name)
-SHIPPED = Path(__file__).parents[1] / "weights"  # the folders of the networks that come with this package
+SHIPPED = (
+    Path(__file__).parents[1] / "weights"
+)  # a folder for each network: its card, and its weights unless a package has them
 
 
 def load_pretrained(name: Name, pack: Pack | None = None, device: str = "cpu") -> Embedder:
@@ -35,21 +37,7 @@ def load_pretrained(name: Name, pack: Pack | None = None, device: str = "cpu") -
 def card_of(name: Name) -> ModelCard:
     """The card of the network, whose list of people is empty. UserError: there is no such network, or no card of it."""
     require_name(name)
-    if name != "dlib":
-        return read_card(SHIPPED / name)
-    return ModelCard(
-        format="face3d model 1",
-        architecture=Architecture(backbone="dlib"),
-        weights_sha256=SOURCES["dlib", "dlib"].sha256,
-        classes=[],
-        alignment=ALIGNMENT,
-        settings_hash=ALIGNMENT.hash(),
-        depth_unit="mm",
-        pack_sha256={},
-        git=None,
-        parameters={},
-        metrics={},
-    )
+    return read_card(SHIPPED / name)
 
 
 def require_name(name: str) -> None:

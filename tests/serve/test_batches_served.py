@@ -72,6 +72,28 @@ def test_empty_folders_are_said(tmp_path, recogniser):
     assert not (tmp_path / "g").exists()
 
 
+def test_what_is_not_even_a_pair_has_a_row_too(mixed, tmp_path, recogniser, faces):
+    """A link that leaves the folder, a picture in the root and a depth map alone were left out without a word."""
+    (mixed / "p0000" / "link.png").symlink_to(faces / "p0000" / "s1_001.png")
+    shutil.copy(faces / "p0000" / "s1_001.npy", mixed / "p0000" / "alone2.npy")
+    shutil.copy(faces / "p0000" / "s1_001.png", mixed / "root.png")
+    done = {one.pair_id: one for one in enrol_folder(People.open(tmp_path / "g", recogniser), mixed, UNDECLARED)}
+    assert {done[name].status for name in ("p0000/link.png", "p0000/alone2", "./root.png")} == {"refused"}
+    assert "leaves the data folder" in done["p0000/link.png"].reasons[0]
+    rows = {row["rgb"]: row["error"] for row in identify_many(People.open(tmp_path / "g"), pairs_of(mixed), UNDECLARED)}
+    assert "leaves the data folder" in rows[str(mixed / "p0000" / "link.png")]
+    assert "move it into a folder" in rows[str(mixed / "root.png")]
+
+
+def test_a_folder_of_links_is_said_to_be_one(tmp_path, recogniser, faces):
+    (tmp_path / "links" / "anna").mkdir(parents=True)
+    for suffix in (".png", ".npy"):
+        (tmp_path / "links" / "anna" / f"01{suffix}").symlink_to(faces / "p0000" / f"s1_000{suffix}")
+    for asked in (pairs_of, lambda root: enrol_folder(People.open(tmp_path / "g", recogniser), root, UNDECLARED)):
+        with pytest.raises(UserError, match=r"none of 2 pairs .* a link that leaves the data folder"):
+            asked(tmp_path / "links")
+
+
 def test_strangers_are_all_faces_that_can_be_used(mixed, recogniser):
     found = strangers_of(mixed, recogniser, UNDECLARED)
     assert found.pair_ids.tolist() == ["p0000/s1_000", "p0001/s1_000"]

@@ -31,6 +31,23 @@ def test_a_good_picture_passes(recogniser, pair):
     assert found(recogniser, pair) == {}
 
 
+def test_a_warning_says_what_is_good_and_a_refusal_what_is_needed(recogniser, pair, monkeypatch):
+    """ "25 are the most" about a picture that was enrolled with more was a contradiction."""
+    seen = recogniser.see(pair)
+    said = {}
+    for value in (20, 10):
+        monkeypatch.setattr(gate, "measures", lambda *_, value=value: {"eye_px": value, "yaw_abs": 50 - value})
+        said[value] = [finding.message for finding in gate.judge(seen, MM)[0]]
+    assert said[20] == [
+        "come closer: 20 px between the eyes, good from 24",
+        "look at the camera: the head is turned by 30 degrees, good up to 25",
+    ]
+    assert said[10] == [
+        "come closer: 10 px between the eyes, 16 are needed",
+        "look at the camera: the head is turned by 40 degrees, good up to 25",
+    ]
+
+
 def test_a_small_face_is_told_to_come_closer(recogniser, pair):
     step = int(np.ceil(gate.measures(recogniser.see(pair), MM)["eye_px"] / 14))
     small = replace(pair, rgb=np.ascontiguousarray(pair.rgb[::step, ::step]), depth=pair.depth[::step, ::step].copy())
@@ -96,7 +113,7 @@ def test_a_value_beyond_its_limit_is_never_printed_as_the_limit(name):
 
 
 def test_all_limits_are_consistent():
-    for name, (warn, refuse, sign, said, advice) in gate.LIMITS.items():
+    for name, (warn, refuse, sign, said, bound, advice) in gate.LIMITS.items():
         assert sign * refuse < sign * warn, name
         assert said.format(value=1.0, limit=2.0)
         assert advice[0].islower()

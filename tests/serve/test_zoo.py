@@ -1,5 +1,7 @@
 """Models come whole or not at all: from a folder, from a server that cuts, alters or answers with a page, and from a hub."""
 
+import base64
+import hashlib
 import http.server
 import json
 import threading
@@ -200,33 +202,101 @@ def test_nothing_is_pushed_over_another_model(model, shelf, tmp_path):
         zoo.push_model(model, card, "https://example.org", "third", ABOUT)
 
 
-def test_a_hub_is_a_source_like_any_other(model, shelf, tmp_path, monkeypatch):
-    import huggingface_hub
-    from huggingface_hub.errors import EntryNotFoundError
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A server on this machine that answers the client of the Hugging Face hub as the hub does; `files` is what it holds."""
+    from huggingface_hub import constants
 
-    remote = tmp_path / "remote"
+    state = SimpleNamespace(files={}, commits=[])
 
-    def fetched(repository, file):
-        assert repository == "lab/faces"
-        if not (remote / file).is_file():
-            raise EntryNotFoundError(file)
-        return str(remote / file)
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
 
-    def committed(self, repository, operations, commit_message):
-        assert repository == "lab/faces"
-        for one in operations:
-            (remote / one.path_in_repo).parent.mkdir(parents=True, exist_ok=True)
-            (remote / one.path_in_repo).write_bytes(one.path_or_fileobj)
+        def answer(self, status, data, headers=()):
+            self.send_response(status)
+            for name, value in (("Content-Length", len(data)), *headers):
+                self.send_header(name, str(value))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(data)
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetched)
-    monkeypatch.setattr(huggingface_hub.HfApi, "create_commit", committed)
-    with pytest.raises(UserError, match="there is no such file"):
+        def do_GET(self):
+            repository, _, file = self.path.partition("/resolve/main/")
+            if repository != "/lab/faces":
+                self.answer(401, b"", [("X-Error-Code", "RepoNotFound")])
+            elif file not in state.files:
+                self.answer(404, b"", [("X-Error-Code", "EntryNotFound"), ("X-Repo-Commit", "1" * 40)])
+            else:
+                data = state.files[file]
+                etag = hashlib.sha256(data).hexdigest()
+                self.answer(200, data, [("ETag", f'"{etag}"'), ("X-Repo-Commit", etag[:40])])
+
+        do_HEAD = do_GET
+
+        def do_POST(self):
+            sent = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            if self.path == "/api/models/lab/faces/preupload/main":
+                modes = [
+                    {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                    for file in json.loads(sent)["files"]
+                ]
+                self.answer(200, json.dumps({"files": modes}).encode())
+            elif self.path == "/api/models/lab/faces/commit/main":
+                lines = [json.loads(line) for line in sent.splitlines()]
+                state.commits.append(lines[0]["value"]["summary"])
+                added = [line["value"] for line in lines if line["key"] == "file"]
+                state.files |= {file["path"]: base64.b64decode(file["content"]) for file in added}
+                url = f"{state.url}/lab/faces/commit/{'2' * 40}"
+                self.answer(200, json.dumps({"commitUrl": url, "commitOid": "2" * 40}).encode())
+            else:
+                self.answer(401, b"", [("X-Error-Code", "RepoNotFound")])
+
+        def log_message(self, *_):
+            pass
+
+    httpd = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    state.url = f"http://127.0.0.1:{httpd.server_port}"
+
+    def stop():
+        httpd.shutdown()
+        httpd.server_close()
+
+    state.stop = stop
+    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, state.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "ENDPOINT", state.url)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    yield state
+    stop()
+
+
+def test_a_hub_is_a_source_like_any_other(model, hub, cache):
+    """Through the released client, down to the requests."""
+    card = model_files.read_card(model)
+    with pytest.raises(UserError, match=r"hf:lab/faces: has no such file .*models.json"):
         zoo.get_model("lab-rgb", "hf:lab/faces")
-    zoo.push_model(model, model_files.read_card(model), "hf:lab/faces", "lab-rgb", ABOUT)
+    zoo.push_model(model, card, "hf:lab/faces", "lab-rgb", ABOUT)
+    assert hub.commits == ["Add lab-rgb"], "index, card and weights are one commit"
     assert same_weights(zoo.get_model("lab-rgb", "hf:lab/faces"), model)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *_: (_ for _ in ()).throw(OSError("offline")))
-    with pytest.raises(UserError, match="out of reach"):
-        zoo.read_index("hf:lab/faces")
+    zoo.push_model(model, card, "hf:lab/faces", "second", ABOUT)
+    assert list(zoo.read_index("hf:lab/faces").models) == ["lab-rgb", "second"], "a push adds to what is there"
+    hub.files[f"second/{zoo.WEIGHTS}"] = b"altered"
+    with pytest.raises(UserError, match=r"altered \(SHA-256 differs\)"):
+        zoo.get_model("second", "hf:lab/faces")
+    with pytest.raises(UserError, match="the hub refuses or is out of reach"):
+        zoo.read_index("hf:lab/nothing")
+    with pytest.raises(UserError, match="the hub refuses or is out of reach"):
+        zoo.push_model(model, card, "hf:lab/nothing", "lab-rgb", ABOUT)
+
+
+def test_what_came_from_the_hub_needs_it_no_more(model, hub):
+    zoo.push_model(model, model_files.read_card(model), "hf:lab/faces", "lab-rgb", ABOUT)
+    zoo.get_model("lab-rgb", "hf:lab/faces")
+    hub.stop()
+    assert same_weights(zoo.get_model("lab-rgb", "hf:lab/faces"), model)
+    with pytest.raises(UserError, match="the hub refuses or is out of reach"):
+        zoo.read_index("hf:lab/others")
 
 
 def test_the_commands(model, shelf):
