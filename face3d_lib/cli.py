@@ -260,7 +260,7 @@ app.add_typer(commands)  # enroll, identify, verify, forget, gallery
 @app.command(name="export")
 def export_onnx(
     model: Annotated[
-        str, typer.Argument(help="a folder, RUN:MODEL, dlib, depth_synthetic, or one that models get fetched")
+        str, typer.Argument(help="pretrained, another model of `face3d models list`, RUN:MODEL, or a folder")
     ],
     out: Annotated[Path, typer.Option(help="the .onnx file to write")],
     int8: Annotated[
@@ -271,15 +271,16 @@ def export_onnx(
 ) -> None:
     """Write a model as an ONNX file that takes raw aligned crops, and compare it with PyTorch.
 
+    Example: face3d export pretrained --out pretrained.onnx
     Example: face3d export demo:rgbd/30_train_softmax --out model.onnx
     """
     from dataclasses import asdict
 
     from .data.pack import Pack
     from .serve.export import export_model
-    from .serve.models import load_named
+    from .serve.recogniser import Recogniser
 
-    made = export_model(*load_named(model), out, Pack.open(int8) if int8 else None)
+    made = export_model(Recogniser.load(model), out, Pack.open(int8) if int8 else None)
     if as_json:
         print(json.dumps(asdict(made) | {"path": str(made.path)}, indent=2, ensure_ascii=False))
         return

@@ -12,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from face3d_lib.evaluate.words import LABELS
+from face3d_lib.train import pretrained
+from face3d_lib.train.weights import SOURCES
 
 FIGURES = Path(__file__).resolve().parent
 ROOT = FIGURES.parent
 MODELS_TABLE = re.compile(r"(<!-- models: written by make results -->\n).*?(<!-- end of models -->)", re.DOTALL)
 README_TABLE = re.compile(r"(<!-- results: written by make results -->\n).*?(<!-- end of results -->)", re.DOTALL)
 PLACEHOLDER = re.compile(r"\{\{([\w.]+)(?::([^}]+))?\}\}")
+
+SEES = {"rgb": "colour", "depth": "depth", "rgbd": "colour and depth"}
+WEIGHTS = "model.safetensors"
 
 TRANSFER = {  # the rows and columns of notebook 45
     "rgb": "RGB",
@@ -384,33 +389,42 @@ def page() -> str:
 
 
 def readme(text: str) -> str:
-    """README.md with its table of results as the JSON files have it."""
-    if not README_TABLE.search(text):
-        raise ValueError("README.md: the marks around the table of results are not there")
-    return README_TABLE.sub(lambda marks: f"{marks[1]}\n{demo_table()}\n\n{marks[2]}", text)
+    """README.md with its tables of results and of models as the JSON files and the cards have them."""
+    for marks, table in ((README_TABLE, demo_table()), (MODELS_TABLE, models_table(short=True))):
+        text = between(marks, table, text, "README.md")
+    return text
 
 
-def models_table() -> str:
-    """A row for each model that comes with the library, from its card."""
+def between(marks: re.Pattern, table: str, text: str, file: str) -> str:
+    """`text` with `table` between the marks. ValueError: they are not there."""
+    if not marks.search(text):
+        raise ValueError(f"{file}: the marks {marks.pattern} are not there")
+    return marks.sub(lambda found: f"{found[1]}\n{table}\n\n{found[2]}", text)
+
+
+def models_table(short: bool = False) -> str:
+    """A row for each model that needs no training, from its card; `short` leaves out what a first reader does not need."""
     rows = []
-    for path in sorted((ROOT / "face3d_lib" / "weights").glob("*/card.json")):
-        card = json.loads(path.read_text(encoding="utf-8"))
-        network, about = card["architecture"], card["about"]
-        size = f"{(path.parent / 'model.safetensors').stat().st_size / 1e6:.1f} MB"
-        sees = network["modality"] if network["modality"] == "rgb" else f"{network['modality']}: {network['encoding']}"
-        sha = f"`{card['weights_sha256'][:16]}`"
-        facts = [about["data"], about["protocol"], about["licence"], f"`{about['command']}`"]
-        rows.append([f"`{path.parent.name}`", sees, card["alignment"]["mode"], size, sha, *facts])
-    head = ["model", "sees", "alignment", "size", "SHA-256", "trained on", "measured", "licence", "command"]
+    for name in pretrained.NAMES:
+        card = pretrained.card_of(name)
+        network, about = card.architecture, card.about
+        packaged = SOURCES[name, name].find() if (name, name) in SOURCES else pretrained.SHIPPED / name / WEIGHTS
+        shown = [cell(card.metrics, "kinect_eer"), cell(card.metrics, "kinect_one_shot")]
+        row = [f"`{name}`", SEES[network.modality], f"{packaged.stat().st_size / 1e6:.1f} MB", *shown]
+        if not short:
+            encoding = "" if network.modality == "rgb" else network.encoding
+            facts = [about.data, about.protocol, about.licence, f"`{card.weights_sha256[:16]}`", f"`{about.command}`"]
+            row += [encoding, card.alignment.mode, *facts]
+        rows.append(row)
+    head = ["model", "sees", "size", "EER", "rank-1"]
+    head += [] if short else ["encoding", "alignment", "learnt from", "measured", "licence", "SHA-256", "command"]
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def weights_page(text: str) -> str:
     """WEIGHTS.md with its table of models as their cards have it."""
-    if not MODELS_TABLE.search(text):
-        raise ValueError("WEIGHTS.md: the marks around the table of models are not there")
-    return MODELS_TABLE.sub(lambda marks: f"{marks[1]}\n{models_table()}\n\n{marks[2]}", text)
+    return between(MODELS_TABLE, models_table(), text, "WEIGHTS.md")
 
 
 if __name__ == "__main__":

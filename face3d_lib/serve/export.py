@@ -8,6 +8,7 @@ onnxruntime and numpy alone. The packages that write it are the extra `export` (
 import contextlib
 import io
 import json
+import math
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -24,10 +25,8 @@ from ..base.atomic import write_bytes
 from ..base.errors import UserError
 from ..data.pack import Batch, Pack
 from ..data.warp import MM_PER_TEMPLATE_PX, TEMPLATE_112, reference_of
-from ..evaluate.embed import embed_batch
-from ..train.embedder import Embedder
-from ..train.model_files import ModelCard
 from .onnx_page import FORMAT
+from .recogniser import Recogniser
 
 OPSET = 18  # of the ONNX operators: antialiased resizing is new in it
 BATCHES = (1, 2, 7)  # sizes at which a written file is compared with PyTorch
@@ -38,24 +37,28 @@ PARTS = {"rgb": ("rgb",), "depth": ("depth", "depth_per_px"), "rgbd": ("rgb", "d
 
 
 class Graph(nn.Module):
-    """The module that is exported: crops as in `inputs_of` -> embeddings (B, D) of unit length, as `embed_batch`."""
+    """The module that is exported: crops as in `inputs_of` -> vectors (B, D) of unit length, as `Recogniser.vectors`."""
 
-    def __init__(self, embedder: Embedder):
+    def __init__(self, recogniser: Recogniser):
         super().__init__()
-        self.embedder = embedder
-        self.parts = PARTS[embedder.architecture.modality]
+        self.networks = nn.ModuleList(part.network.cpu().eval() for part in recogniser.parts)
+        self.shares = [part.share for part in recogniser.parts]
+        self.inputs = PARTS[recogniser.modality]
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        given = dict(zip(self.parts, inputs, strict=True))
-        both: dict[str, Any] = dict.fromkeys(PARTS["rgbd"])  # what the network does not see stays None
+        given = dict(zip(self.inputs, inputs, strict=True))
+        both: dict[str, Any] = dict.fromkeys(PARTS["rgbd"])  # what no network sees stays None
         if "rgb" in given:
             rgb = given["rgb"].permute(0, 3, 1, 2)
             both["rgb"] = torch.cat([rgb, rgb.flip(3)])
         if "depth" in given:
             depth = given["depth"][:, None]
             both |= {"depth": torch.cat([depth, depth.flip(3)]), "depth_per_px": given["depth_per_px"].repeat(2)}
-        found = F.normalize(self.embedder(Batch(**both)))
-        return F.normalize(found.reshape(2, -1, found.shape[1]).sum(0))
+        pieces = []
+        for network, share in zip(self.networks, self.shares, strict=True):
+            found = F.normalize(network(Batch(**both)))
+            pieces.append(math.sqrt(share) * F.normalize(found.reshape(2, -1, found.shape[1]).sum(0)))
+        return F.normalize(torch.cat(pieces, 1))
 
 
 def inputs_of(batch: Batch, modality: str) -> dict[str, np.ndarray]:
@@ -75,8 +78,8 @@ class Exported:
     cosine: float  # lowest between the two embeddings of a pair
 
 
-def export_model(embedder: Embedder, card: ModelCard, path: Path, calibrate: Pack | None = None) -> Exported:
-    """Write the network of `card` to `path` (.onnx), whole or not at all, and compare it with PyTorch.
+def export_model(recogniser: Recogniser, path: Path, calibrate: Pack | None = None) -> Exported:
+    """Write a recogniser, of one network or of several, to `path` (.onnx), whole or not at all, and compare it with PyTorch.
 
     calibrate: crops such as the network was trained on; the layers are then stored and computed in int8, a quarter of
     the size, with ranges chosen on these crops. UserError: the packages are missing, the crops are of another
@@ -91,66 +94,71 @@ def export_model(embedder: Embedder, card: ModelCard, path: Path, calibrate: Pac
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(f"export needs {error.name}: pip install 'face3d[export]', or make env") from None
-    if calibrate is not None and calibrate.info["source"]["settings_hash"] != card.settings_hash:
+    if calibrate is not None and calibrate.info["source"]["settings_hash"] != recogniser.alignment.hash():
         raise UserError(f"{calibrate.folder}: its crops are of another alignment than the model's: give its own pack")
-    crops = _crops(embedder, card, calibrate)
-    model = translated(embedder, crops)
+    crops = _crops(recogniser, calibrate)
+    model = translated(recogniser, crops)
     if calibrate is not None:
-        model = quantised(model, inputs_of(crops, embedder.architecture.modality))
+        model = quantised(model, inputs_of(crops, recogniser.modality))
     precision = "float32" if calibrate is None else "int8"
-    onnx.helper.set_model_props(model, {"face3d": json.dumps(facts(embedder, card, precision))})
+    onnx.helper.set_model_props(model, {"face3d": json.dumps(facts(recogniser, precision))})
     data = model.SerializeToString()
-    difference, cosine = compared(data, embedder, crops)
+    difference, cosine = compared(data, recogniser, crops)
     if calibrate is None and not difference <= TOLERANCE:
         raise UserError(f"{path}: not written, it would differ from PyTorch by {difference:.1e}: report this model")
     write_bytes(path, data)
     return Exported(path, precision, len(data), difference, cosine)
 
 
-def facts(embedder: Embedder, card: ModelCard, precision: str) -> dict:
+def facts(recogniser: Recogniser, precision: str) -> dict:
     """What the metadata of the file say, as JSON; `onnx_page.py` follows them."""
-    a, settings = embedder.architecture, card.alignment
-    depth, template = a.modality != "rgb", reference_of(settings)
+    settings, unit, template = recogniser.alignment, recogniser.depth_unit, reference_of(recogniser.alignment)
     described = {
         "rgb": "(B, S, S, 3) uint8, red, green and blue of the aligned crop",
-        "depth": f"(B, S, S) float32 {card.depth_unit}, larger = farther, 0 = no reading",
+        "depth": f"(B, S, S) float32 {unit}, larger = farther, 0 = no reading",
         "depth_per_px": "(B,) float32, units of depth that one pixel of the crop measures across the face",
     }
+    encodings = [part.network.architecture.encoding for part in recogniser.parts if part.modality != "rgb"]
     return {
         "format": FORMAT,
         "identity": {
-            "weights_sha256": card.weights_sha256,
+            "model_id": recogniser.model_id,
             "settings_hash": settings.hash(),
-            "encoding": a.encoding if depth else None,
+            "encoding": ", ".join(encodings) or None,
         },
         "precision": precision,
-        "architecture": asdict(a),
-        "inputs": {name: described[name] for name in PARTS[a.modality]},
-        "output": f"embedding (B, {a.embedding_size}) float32 of unit length; the cosine of two is their product",
+        "networks": [
+            {
+                "weights_sha256": part.weights_sha256,
+                "share": part.share,
+                "architecture": asdict(part.network.architecture),
+                "mean": part.network.mean.flatten().tolist(),
+                "deviation": part.network.deviation.flatten().tolist(),
+            }
+            for part in recogniser.parts
+        ],
+        "inputs": {name: described[name] for name in PARTS[recogniser.modality]},
+        "output": f"embedding (B, {recogniser.size}) float32 of unit length; the cosine of two is their product",
         "alignment": asdict(settings)
         | {"template": template if template is None else template.tolist(), "points": "eyes, nose, corners of mouth"},
-        "normalisation": {
-            "inside_the_graph": True,
-            "mean": embedder.mean.flatten().tolist(),
-            "deviation": embedder.deviation.flatten().tolist(),
-        },
+        "normalised_inside_the_graph": True,
         "depth": {
-            "unit": card.depth_unit,
-            "encoded_inside_the_graph": depth,
+            "unit": unit,
+            "encoded_inside_the_graph": bool(encodings),
             "measured_by": TEMPLATE_112.tolist(),  # its eyes lie 63 mm apart
             "mm_per_px": MM_PER_TEMPLATE_PX,
         },
     }
 
 
-def translated(embedder: Embedder, crops: Batch) -> Any:
-    """The network as an onnx.ModelProto with a dynamic batch; `crops` show the size of a crop."""
-    modality = embedder.architecture.modality
+def translated(recogniser: Recogniser, crops: Batch) -> Any:
+    """The recogniser as an onnx.ModelProto with a dynamic batch; `crops` show the size of a crop."""
+    modality = recogniser.modality
     example = tuple(torch.from_numpy(value[:2]) for value in inputs_of(crops, modality).values())
     sizes = tuple({0: torch.export.Dim("batch")} for _ in example)
     with quiet(), torch.no_grad():
         program = torch.onnx.export(
-            Graph(embedder.cpu().eval()),
+            Graph(recogniser).eval(),
             example,
             dynamo=True,
             verbose=False,
@@ -228,7 +236,7 @@ def quantised(model: Any, inputs: dict[str, np.ndarray]) -> Any:
         return onnx.load(made)
 
 
-def compared(data: bytes, embedder: Embedder, crops: Batch) -> tuple[float, float]:
+def compared(data: bytes, recogniser: Recogniser, crops: Batch) -> tuple[float, float]:
     """(largest difference of a number, lowest cosine) of a file's embeddings and PyTorch's, at batches of BATCHES."""
     import onnxruntime
 
@@ -236,19 +244,19 @@ def compared(data: bytes, embedder: Embedder, crops: Batch) -> tuple[float, floa
     largest, lowest = 0.0, 1.0
     for size in BATCHES:
         batch = Batch(crops.rgb[:size], crops.depth[:size], crops.depth_per_px[:size])
-        found = session.run(None, inputs_of(batch, embedder.architecture.modality))[0]
-        wanted = embed_batch(embedder, batch).cpu().numpy()
+        found = session.run(None, inputs_of(batch, recogniser.modality))[0]
+        wanted = recogniser.vectors(batch)
         largest = max(largest, float(np.abs(found - wanted).max()))
         lowest = min(lowest, float((found * wanted).sum(1).min()))
     return largest, lowest
 
 
-def _crops(embedder: Embedder, card: ModelCard, pack: Pack | None) -> Batch:
+def _crops(recogniser: Recogniser, pack: Pack | None) -> Batch:
     """Crops for calibration and comparison: of the pack, spread over it, or else drawn, with holes and empty ones."""
     if pack is not None:
         rows = np.unique(np.linspace(0, len(pack) - 1, CALIBRATION_PAIRS).astype(int))
         return pack.batch(rows)
-    rng, size, n = np.random.default_rng(0), card.alignment.image_size, max(BATCHES)
+    rng, size, n = np.random.default_rng(0), recogniser.alignment.image_size, max(BATCHES)
     x, y = np.meshgrid(*[np.linspace(-1, 1, size)] * 2)
     depth = 700 + 60 * (x**2 + y**2) + rng.normal(0, 3, (n, size, size))
     depth[rng.random(depth.shape) < 0.1] = 0

@@ -75,13 +75,12 @@ def identify(
     people = open_gallery(folder)
 
     from ..evaluate.trained import find_models
-    from .recogniser import Part, Recogniser
+    from .recogniser import Recogniser
 
     (model,) = find_models(run, [people.model])
     people.require_model(str(model.card.weights_sha256), folder)
     try:
-        part = Part(model.load(), str(model.card.weights_sha256), 1.0)
-        seen = Recogniser(model.model, model.card.alignment, (part,)).see(probe)
+        seen = Recogniser.of(model.model, model.load(), model.card).see(probe)
         match = people.identify(seen.vector).unless(seen.not_live if liveness else "")
     except BadPair as error:
         raise UserError(f"{rgb}: {error}: give another picture of the face") from None

@@ -27,7 +27,9 @@ from .liveness import Liveness, check_liveness
 from .models import load_named
 
 if TYPE_CHECKING:
+    from ..data.pack import Batch
     from ..train.embedder import Embedder
+    from ..train.model_files import ModelCard
 
 DEFAULT = "pretrained"
 
@@ -90,6 +92,7 @@ class Recogniser:
 
     name: str  # as `load` takes it
     alignment: AlignSettings
+    depth_unit: str  # "mm" or "pixel": of the pairs on which the networks were trained
     parts: tuple[Part, ...]
 
     @classmethod
@@ -105,7 +108,12 @@ class Recogniser:
         network, card = load_named(text)
         if Path(text).exists():
             text = str(Path(text).resolve())
-        return cls(text, card.alignment, (Part(network, str(card.weights_sha256), 1.0),))
+        return cls.of(text, network, card)
+
+    @classmethod
+    def of(cls, name: str, network: "Embedder", card: "ModelCard") -> "Recogniser":
+        """The recogniser of one network and its card."""
+        return cls(name, card.alignment, card.depth_unit, (Part(network, str(card.weights_sha256), 1.0),))
 
     @property
     def model_id(self) -> str:
@@ -121,6 +129,12 @@ class Recogniser:
     def size(self) -> int:
         """D, the length of a vector."""
         return sum(part.network.architecture.embedding_size for part in self.parts)
+
+    @property
+    def modality(self) -> str:
+        """What the networks see together: "rgb", "depth" or "rgbd"."""
+        seen = {part.modality for part in self.parts}
+        return seen.pop() if len(seen) == 1 else "rgbd"
 
     def find(self, pair: RGBDPair) -> Faces:
         """The faces in the pair's picture; none are looked for where the model takes the whole picture."""
@@ -164,20 +178,24 @@ class Recogniser:
 
     def _vector(self, rgb: np.ndarray, depth: np.ndarray, depth_per_px: float, missing: str) -> np.ndarray:
         from ..data.pack import make_batch
+
+        return self.vectors(make_batch(rgb, depth, depth_per_px, "cpu"), missing)[0]
+
+    def vectors(self, batch: "Batch", missing: str = "") -> np.ndarray:
+        """(B, D) float32 vectors of unit length of aligned crops. missing: "depth" where they have none, and colour counts alone."""
         from ..evaluate.embed import embed_batch
 
-        batch = make_batch(rgb, depth, depth_per_px, "cpu")
         pieces = []
         for part in self.parts:
             if missing and part.modality != "rgb":
-                pieces.append(np.zeros(part.network.architecture.embedding_size))
+                pieces.append(np.zeros((len(batch), part.network.architecture.embedding_size)))
             else:
-                pieces.append(np.sqrt(part.share) * embed_batch(part.network, batch)[0].numpy().astype(np.float64))
-        whole = np.concatenate(pieces)
-        return (whole / np.linalg.norm(whole)).astype(np.float32)
+                pieces.append(np.sqrt(part.share) * embed_batch(part.network, batch).numpy().astype(np.float64))
+        whole = np.concatenate(pieces, axis=1)
+        return (whole / np.linalg.norm(whole, axis=1, keepdims=True)).astype(np.float32)
 
 
-def _pretrained() -> tuple[AlignSettings, tuple[Part, ...]]:
+def _pretrained() -> tuple[AlignSettings, str, tuple[Part, ...]]:
     from ..evaluate.trust import Trust
     from ..train import pretrained
 
@@ -187,7 +205,7 @@ def _pretrained() -> tuple[AlignSettings, tuple[Part, ...]]:
         Part(pretrained.load_pretrained(name), str(pretrained.card_of(name).weights_sha256), share)
         for name, share in shares.items()
     )
-    return pretrained.ALIGNMENT, parts
+    return pretrained.ALIGNMENT, "mm", parts
 
 
 _loaded: list[Any] = []  # the detector, once it has been loaded

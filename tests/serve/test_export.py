@@ -26,6 +26,7 @@ from face3d_lib.data.warp import AlignSettings, reference_of, warp_matrix
 from face3d_lib.evaluate.embed import embed_batch
 from face3d_lib.serve import export
 from face3d_lib.serve.onnx_page import FaceNetwork, block_means, similarity
+from face3d_lib.serve.recogniser import Recogniser
 from face3d_lib.synthetic import camera
 from face3d_lib.train import model_files
 from face3d_lib.train.embedder import Architecture, Embedder
@@ -78,7 +79,7 @@ def exported(tmp_path_factory):
             for _ in range(20):
                 network(crops)
         card = card_of(network.eval(), settings)
-        made[name] = network, card, export.export_model(network, card, folder / f"{name}.onnx")
+        made[name] = network, card, export.export_model(Recogniser.of(name, network, card), folder / f"{name}.onnx")
     return made
 
 
@@ -98,6 +99,23 @@ def test_a_file_gives_the_embeddings_of_pytorch_for_any_batch(exported, name):
     assert np.linalg.norm(wanted[0] - wanted[1]) > 1e-3, "all pairs get one embedding: equality would show nothing"
     assert file.difference <= 1e-5
     assert file.n_bytes == file.path.stat().st_size
+
+
+def test_the_default_of_two_networks_is_one_file_for_the_same_gallery(tmp_path):
+    """Vectors of the file are those that a gallery of "pretrained" holds, shares and all."""
+    recogniser = Recogniser.load()
+    assert len(recogniser.parts) == 2
+    file = export.export_model(recogniser, tmp_path / "pretrained.onnx")
+    page = FaceNetwork(file.path, {"model_id": recogniser.model_id})
+    pair, points, found = synthetic(0)
+    seen = recogniser.see(pair, found)
+    rgb, depth, depth_per_px = page.crop(pair.rgb, pair.depth, points)
+    vector = page.embed(rgb[None], depth[None], [depth_per_px])[0]
+    assert vector @ seen.vector > 0.999
+    crops = cropped(recogniser.alignment, 3)
+    exact = page.embed(**export.inputs_of(crops, "rgbd"))
+    assert np.abs(exact - recogniser.vectors(crops)).max() <= 1e-5
+    assert np.linalg.norm(exact[:, :128], axis=1) == pytest.approx(np.sqrt(recogniser.parts[0].share), abs=1e-3)
 
 
 def test_the_median_of_readings_is_that_of_torch():
@@ -122,14 +140,16 @@ def test_the_file_says_what_it_takes(exported):
     network, card, file = exported["depth"]
     facts = json.loads({p.key: p.value for p in onnx.load(file.path).metadata_props}["face3d"])
     assert facts["identity"] == {
-        "weights_sha256": "0" * 64,
+        "model_id": Recogniser.of("depth", network, card).model_id,
         "settings_hash": card.settings_hash,
         "encoding": "depth_angles",
     }
     assert facts["alignment"]["image_size"] == 224
     assert list(facts["inputs"]) == ["depth", "depth_per_px"]
-    assert facts["normalisation"]["mean"] == network.mean.flatten().tolist()
-    assert json.loads(json.dumps(export.facts(*exported["rgb"][:2], "float32")))["identity"]["encoding"] is None
+    assert facts["networks"][0]["mean"] == network.mean.flatten().tolist()
+    assert facts["networks"][0]["weights_sha256"] == "0" * 64
+    colour = export.facts(Recogniser.of("rgb", *exported["rgb"][:2]), "float32")
+    assert json.loads(json.dumps(colour))["identity"]["encoding"] is None
 
 
 PROGRAM = """
@@ -213,7 +233,7 @@ def test_another_encoding_is_refused(exported, tmp_path):
     file = exported["rgbd"][2]
     same = FaceNetwork(file.path).identity
     FaceNetwork(file.path, same)
-    for name, value in (("encoding", "xyz"), ("settings_hash", "f" * 16), ("weights_sha256", "1" * 64)):
+    for name, value in (("encoding", "xyz"), ("settings_hash", "f" * 16), ("model_id", "1" * 64)):
         with pytest.raises(ValueError, match=f"{name} is .* expected.*embed the stored pictures again"):
             FaceNetwork(file.path, same | {name: value})
     model = onnx.load(file.path)
@@ -270,7 +290,7 @@ def test_int8_is_smaller_and_nearly_the_same(exported, tmp_path):
     network, card, file = exported["rgbd"]
     crops = cropped(card.alignment, 8)
     pack = FewCrops(crops, {"source": {"settings_hash": card.settings_hash}})
-    small = export.export_model(network, card, tmp_path / "small.onnx", pack)
+    small = export.export_model(Recogniser.of("rgbd", network, card), tmp_path / "small.onnx", pack)
     assert small.precision == "int8"
     assert small.n_bytes < 0.4 * file.n_bytes
     assert small.cosine > 0.95
@@ -278,7 +298,7 @@ def test_int8_is_smaller_and_nearly_the_same(exported, tmp_path):
     assert found.facts["precision"] == "int8"
     pack = FewCrops(crops, {"source": {"settings_hash": "other"}})
     with pytest.raises(UserError, match="another alignment"):
-        export.export_model(network, card, tmp_path / "small.onnx", pack)
+        export.export_model(Recogniser.of("rgbd", network, card), tmp_path / "small.onnx", pack)
 
 
 def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
@@ -287,7 +307,7 @@ def test_a_file_that_differs_is_not_written(tmp_path, monkeypatch):
     monkeypatch.setattr(export, "compared", lambda *_: (float("nan"), 1.0))
     monkeypatch.setattr(export, "translated", lambda *_: onnx.ModelProto())
     with pytest.raises(UserError, match="not written"):
-        export.export_model(network, card_of(network, settings), tmp_path / "model.onnx")
+        export.export_model(Recogniser.of("depth", network, card_of(network, settings)), tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
 
 
