@@ -41,7 +41,9 @@ def list_models(source: Source = "", as_json: Json = False) -> None:
         return
     for row in rows:
         sees = f"{row['modality']} {row['backbone']}" if "modality" in row else f"{row['n_bytes'] / 1e6:.1f} MB"
-        print(f"{row['model']:24s}{sees:24s}{str(row['weights_sha256'])[:12]}   {row['where']}")
+        print(
+            f"{row['model']:24s}{sees:16s}{str(row['weights_sha256'])[:12]}   {row['where']:14s}{row.get('data', '')}".rstrip()
+        )
 
 
 def _row(name: str, where: str, card: "ModelCard") -> dict:

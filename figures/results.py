@@ -409,15 +409,18 @@ def models_table(short: bool = False) -> str:
         card = pretrained.card_of(name)
         network, about = card.architecture, card.about
         packaged = SOURCES[name, name].find() if (name, name) in SOURCES else pretrained.SHIPPED / name / WEIGHTS
-        shown = [cell(card.metrics, "kinect_eer"), cell(card.metrics, "kinect_one_shot")]
-        row = [f"`{name}`", SEES[network.modality], f"{packaged.stat().st_size / 1e6:.1f} MB", *shown]
+        shown = [cell(card.metrics, "kinect_eer"), cell(card.metrics, "kinect_loo")]
+        row = [f"`{name}`", SEES[network.modality], *shown]
         if not short:
             encoding = "" if network.modality == "rgb" else network.encoding
+            size = f"{packaged.stat().st_size / 1e6:.1f} MB"
             facts = [about.data, about.protocol, about.licence, f"`{card.weights_sha256[:16]}`", f"`{about.command}`"]
-            row += [encoding, card.alignment.mode, *facts]
+            row += [size, encoding, card.alignment.mode, *facts]
         rows.append(row)
-    head = ["model", "sees", "size", "EER", "rank-1"]
-    head += [] if short else ["encoding", "alignment", "learnt from", "measured", "licence", "SHA-256", "command"]
+    head = ["model", "sees", "EER", "rank-1"]
+    head += (
+        [] if short else ["size", "encoding", "alignment", "learnt from", "measured", "licence", "SHA-256", "command"]
+    )
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

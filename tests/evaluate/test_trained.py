@@ -107,7 +107,7 @@ def test_a_pretrained_network_stands_beside_trained_ones(runs):
         with pytest.raises(UserError, match=message) as caught:
             one.load(PACK)
         assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="one of dlib, depth_synthetic expected"):
+    with pytest.raises(UserError, match="one of dlib, depth_synthetic, rgbd_synthetic expected"):
         find_models("demo", ["pretrained/arcface"])
     add(runs, "demo/dlib/30_train_softmax")  # a run of the same name: both keep their whole names
     assert [one.name for one in find_models("demo", ["pretrained/dlib", "dlib"])] == [

@@ -115,7 +115,8 @@ def test_a_value_beyond_its_limit_is_never_printed_as_the_limit(name):
 def test_all_limits_are_consistent():
     for name, (warn, refuse, sign, said, bound, advice) in gate.LIMITS.items():
         assert sign * refuse < sign * warn, name
-        assert said.format(value=1.0, limit=2.0)
+        assert said.format(value=1.0)
+        assert bound.format(limit=2.0)
         assert advice[0].islower()
 
 

@@ -304,7 +304,7 @@ def test_the_commands(model, shelf):
         return CliRunner().invoke(cli.app, ["models", *map(str, words)])
 
     listed = json.loads(face3d("list", "--from", shelf, "--json").output)
-    assert {row["model"] for row in listed} == {"dlib", "depth_synthetic", "lab-rgb"}
+    assert {row["model"] for row in listed} == {"dlib", "depth_synthetic", "rgbd_synthetic", "lab-rgb"}
     got = json.loads(face3d("get", "lab-rgb", "--from", shelf, "--json").output)
     assert got["licence"] == "CC0-1.0"
     assert got["metrics"] == {"eer": 0.1}
@@ -326,7 +326,7 @@ def test_every_way_to_name_a_model(model):
     assert folder_of(str(model)) == model
     assert folder_of(str(model.parent / "trained")) == model
     assert folder_of("depth_synthetic").name == "depth_synthetic"
-    vectors = [load_named(name)[1].weights_sha256 for name in ("dlib", "depth_synthetic", str(model))]
-    assert len(set(vectors)) == 3
+    names = ("dlib", "depth_synthetic", "rgbd_synthetic", str(model))
+    assert len({load_named(name)[1].weights_sha256 for name in names}) == 4
     with pytest.raises(UserError, match="no such model"):
         load_named("nobody")

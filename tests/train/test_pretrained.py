@@ -29,5 +29,7 @@ def test_dlib_takes_crops_of_its_own_alignment_only():
 
 
 def test_an_unknown_network_is_one_line():
-    with pytest.raises(UserError, match="pretrained network 'arcface': one of dlib, depth_synthetic expected"):
+    with pytest.raises(
+        UserError, match="pretrained network 'arcface': one of dlib, depth_synthetic, rgbd_synthetic expected"
+    ):
         load_pretrained("arcface")
