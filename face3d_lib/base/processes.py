@@ -33,6 +33,10 @@ WITHOUT_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # errors of Lust
 # ------------------------------------------------------------------------------------ one writer for each folder
 
 
+class Busy(UserError):
+    """Another process is the writer of a folder."""
+
+
 def lock(folder: Path, patience_seconds: float = 0) -> int:
     """Become the only writer of `folder`, which is made if it is not there; returns the handle for `unlock`.
 
@@ -44,7 +48,7 @@ def lock(folder: Path, patience_seconds: float = 0) -> int:
     the lock. The file of a dead process of this machine is taken over. The file of another machine has to be deleted by
     hand, because this machine cannot tell whether the process is alive.
 
-    Raises UserError, naming the owner, when the folder is still taken after `patience_seconds`.
+    Raises Busy, a UserError that names the owner, when the folder is still taken after `patience_seconds`.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         sys.exit(1)  # a worker imports a script without main guard again; `run_tasks` says so in the parent
@@ -57,7 +61,7 @@ def lock(folder: Path, patience_seconds: float = 0) -> int:
         if time.monotonic() - begun > max(patience, patience_seconds):
             busy = f"{relative(folder)}: process {pid or 'unknown'}{'' if here else f' on {host}'} is writing here"
             fix = f"; if it is gone, delete {folder / '.lock'}" if not here or not is_alive(pid) else ""
-            raise UserError(f"{busy}: wait for it, stop it, or choose another run name or folder{fix}")
+            raise Busy(f"{busy}: wait for it, stop it, or choose another run name or folder{fix}")
         time.sleep(0.1)
     clear_leftovers(folder)
     try:
@@ -113,7 +117,7 @@ def _try_lock(path: Path) -> int | None:
     except OSError as error:
         if error.errno not in WITHOUT_FLOCK:
             os.close(handle)
-            raise
+            raise OSError(error.errno, error.strerror, str(path)) from None  # an error of a handle names no file
         pid, host = _owner(path)
         ours = made or (host == platform.node() and not is_alive(pid))
     if not ours:

@@ -25,11 +25,12 @@ from safetensors.numpy import load, save
 
 from ..base.atomic import write_bytes
 from ..base.errors import UserError
-from ..base.processes import only_writer
+from ..base.processes import Busy, only_writer
 from ..evaluate.metrics.thresholds import threshold_at_far_or_above
 from ..evaluate.scores import FAILED, alarm_scores, check_vectors, cosine, templates
 from . import names as naming
 from .qdrant import follow_deletion
+from .records import Match, Picture
 from .search import Indexed, top_k
 from .strangers import Strangers
 
@@ -40,34 +41,6 @@ FORMAT, WITHOUT_PICTURES = "face3d gallery 3", "face3d gallery 2"  # the second 
 UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)  # such a gallery can still be asked
 READ_AGAIN = 20  # times, where no lock can be taken and a writer replaces files between two reads
 HELD = ("templates-*.safetensors", "crops-*.safetensors")  # files that gallery.json names
-
-
-@dataclass(frozen=True)
-class Match:
-    """The result of comparing a probe with a gallery."""
-
-    known: bool  # score >= threshold
-    name: str | None  # of the person as whom the probe is accepted; None if it is rejected
-    score: float  # of the best candidate, in [-1, 1]; -1 where nobody is enrolled
-    threshold: float
-    candidates: tuple[tuple[str, float], ...]  # the best k as (name, score), best first, accepted or not
-    refused: str = ""  # why nobody is accepted whatever the score: depth shows no face
-    faces: int = 1  # in the picture; one of them was compared (see `data.faces.choose_face`)
-
-    def unless(self, refused: str) -> "Match":
-        """This match where `refused` is ""; else the same scores, with nobody accepted for that reason."""
-        return replace(self, known=False, name=None, refused=refused) if refused else self
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An enrolled picture: where it came from, and what its vector counts for in the person's template."""
-
-    pair_id: str = ""  # to show; "" where it is not known
-    rgb_sha256: str = ""  # of the files' bytes, so that the same photograph is known again
-    depth_sha256: str = ""
-    weight: float = 1.0  # by its quality, > 0
-    crops: str = ""  # the file that keeps the pixels of the face; "" if they are not kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -317,14 +290,16 @@ def open_gallery(folder: Path) -> Gallery:
     _require_gallery(folder)
     if os.access(folder, os.W_OK):
         try:
-            with _owned(folder):
+            with _owned(folder, patience_seconds=0):
                 gallery = _read(folder)
                 _sweep(folder)
                 return gallery
+        except Busy:
+            pass  # who asks need not wait for who writes
         except OSError as error:
             if error.errno not in UNWRITABLE:
                 raise
-    for _ in range(READ_AGAIN):  # nothing can be finished here, but somebody else may be writing
+    for _ in range(READ_AGAIN):
         before = (folder / "gallery.json").read_bytes()
         try:
             return _read(folder)
@@ -485,14 +460,14 @@ def _sweep(folder: Path) -> None:
 
 
 @contextmanager
-def _owned(folder: Path) -> Iterator[None]:
+def _owned(folder: Path, patience_seconds: float = 60) -> Iterator[None]:
     """One reader or writer at a time in a folder that only its owner can enter; its files are the owner's."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.mkdir(exist_ok=True, mode=0o700)
     folder.chmod(0o700)
     before = os.umask(0o077)
     try:
-        with only_writer(folder, patience_seconds=60):
+        with only_writer(folder, patience_seconds):
             yield
     finally:
         os.umask(before)

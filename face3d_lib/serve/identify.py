@@ -96,6 +96,8 @@ def check_target(path: Path, run: str, rgb: Path, depth: Path) -> Path:
     A new file among the raw pictures would be taken for a person's picture, and an existing one could be an input. In
     the gallery's folder it would outlive `forget`, and in figures/ git would track a face. UserError in such places.
     """
+    from .gallery import exists
+
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise UserError(f"--picture {path}: a name that ends in .png is expected")
@@ -107,6 +109,8 @@ def check_target(path: Path, run: str, rgb: Path, depth: Path) -> Path:
     for folder, what in kept.items():
         if path.resolve().is_relative_to(folder.resolve()):
             raise UserError(f"--picture {path}: lies in {folder}, which holds {what}: choose a place outside of it")
+    if held := [folder for folder in path.resolve().parents if exists(folder)]:
+        raise UserError(f"--picture {path}: lies in {held[0]}, which holds a gallery: choose a place outside of it")
     return path
 
 

@@ -15,6 +15,7 @@ from safetensors.numpy import save
 from face3d_lib.base import atomic
 from face3d_lib.base.errors import UserError
 from face3d_lib.base.paths import ROOT
+from face3d_lib.base.processes import only_writer
 from face3d_lib.evaluate.embeddings import Embeddings
 from face3d_lib.serve import gallery as gallery_module
 from face3d_lib.serve.gallery import (
@@ -619,6 +620,12 @@ def test_a_reader_without_a_lock_reads_again_when_somebody_writes(tmp_path, monk
 
     monkeypatch.setattr(gallery_module, "_read", raced)
     assert open_gallery(folder).names == ("Bob",)
+
+
+def test_who_asks_does_not_wait_for_who_writes(tmp_path):
+    enrolled().save(tmp_path / "g")
+    with only_writer(tmp_path / "g"):
+        assert len(open_gallery(tmp_path / "g").names) == len(NAMES)
 
 
 def test_a_first_enrolment_that_was_killed_can_be_made_again(tmp_path):

@@ -117,11 +117,14 @@ def test_a_picture_of_the_answer_is_written_but_never_over_anything(raw, small_r
     assert Image.open(tmp_path / "answer.png").size[0] > 100
     (tmp_path / "link.png").symlink_to(raw / "p0001" / "s1_000.png")
     (tmp_path / "dangling.png").symlink_to(raw / "p0001" / "new.png")
+    (tmp_path / "hard.png").hardlink_to(probe)
+    shutil.copytree(gallery_folder("small"), tmp_path / "people")
     monkeypatch.chdir(raw / "p0000")
     monkeypatch.setattr("face3d_lib.serve.identify.identify", lambda *words: pytest.fail("began before it refused"))
     for target in (
         *[probe, probe.with_suffix(".npy"), raw / "p0001" / "s1_000.png", raw / "p0001" / "new.png", "new.png"],
         *[tmp_path / "answer.png", tmp_path / "link.png", tmp_path / "dangling.png", tmp_path / "answer.txt"],
+        *[tmp_path / "hard.png", tmp_path / "people" / "new.png"],
         *[gallery_folder("small") / "new.png", paths.FIGURES / "new.png", paths.FIGURES / "mine" / "new.png"],
     ):
         assert isinstance(ask(probe, "--picture", target).exception, UserError), target
