@@ -52,7 +52,7 @@ NoLiveness = Annotated[
 SearchBy = Annotated[
     str,
     typer.Option(
-        help="memory, faiss, faiss-ivf (approximate), or a Qdrant server such as http://localhost:6333, which gets a copy "
+        help="memory, faiss, faiss-pq (approximate), or a Qdrant server such as http://localhost:6333, which gets a copy "
         "of the templates (with --gallery)"
     ),
 ]

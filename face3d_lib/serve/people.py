@@ -92,7 +92,7 @@ class People:
         model: a recogniser or its name; by default that of the gallery, and "pretrained" for a new one. far: the share of
         strangers who may be accepted, for which a threshold is chosen anew whenever people are added. threshold: a fixed one
         instead. keep_crops: keep the pixels of faces, not encrypted, so that the gallery can move to another model. strangers:
-        scores of other people, where none come with the model. search: "memory", "faiss", "faiss-ivf", or the address of a Qdrant
+        scores of other people, where none come with the model. search: "memory", "faiss", "faiss-pq", or the address of a Qdrant
         server (see `searched`).
 
         UserError where the folder holds a gallery of another model, or something else; where a package for `search` is missing.

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..base.environment import setting
 from ..base.errors import UserError
-from .search import Indexed
+from .search import SLACK, SPARE, Indexed
 
 BATCH = 1000  # points in a request: 10 MB of JSON for templates of 512 numbers
 SECONDS, PATIENCE = 60, 600  # that a request may take; one that may have to wait for the server to tidy up
@@ -57,6 +57,8 @@ class Collection:
 
     UserError where the package is missing, and from every call where the server is out of reach or refuses.
     """
+
+    spare, slack = SPARE, SLACK
 
     def __init__(self, address: str) -> None:
         try:

@@ -13,11 +13,14 @@ import numpy as np
 from ..evaluate.scores import FAILED, cosine
 
 SLACK = 1e-5  # more than the error of a product in float32; everything nearer to the k-th score is compared again
-SPARE = 16  # templates that an index is asked for beyond k at first
+SPARE = 16  # templates that an exact index is asked for beyond k at first
 
 
 class Index(Protocol):
     """Proposes templates, which it knows by their ids."""
+
+    spare: int  # templates that it is asked for beyond k at first
+    slack: float  # how far a product may be from the exact one; SLACK where the index is exact
 
     def hold(self, ids: np.ndarray, templates: np.ndarray, model_id: str) -> None:
         """From now on hold exactly these templates (G, D) float32, all finite, no two with one id (G,) int64."""
@@ -46,9 +49,10 @@ class Indexed:
 
     def __init__(self, templates: np.ndarray, index: Index) -> None:
         self.templates, self.index = templates, index
-        sound = np.isfinite(templates).all(axis=1)
+        with np.errstate(invalid="ignore"):
+            sound = np.isfinite(templates @ np.zeros(templates.shape[1], np.float32))
         self._failed, rows = np.flatnonzero(~sound), np.flatnonzero(sound)
-        ids = ids_of(templates[rows])
+        ids = ids_of(templates if sound.all() else templates[rows])  # without a copy of all, if it can be
         order = np.argsort(ids, kind="stable")
         self._ids, self._rows = ids[order], rows[order]  # sorted by id; equal templates of several people lie together
         self.ids, first = np.unique(self._ids, return_index=True)
@@ -60,13 +64,13 @@ class Indexed:
 
     def top_k(self, vector: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """(rows, scores) as of the function `top_k`; of an index that is not exact, the best that it finds."""
-        vector, most, n = np.asarray(vector, np.float32), len(self.ids), k + SPARE
+        vector, most, n = np.asarray(vector, np.float32), len(self.ids), k + self.index.spare
         while True:
             n = min(n, most)
             ids, rough = self.index.nearest(vector, n) if n else (self.ids, np.empty(0))
             rows, scores = _best(self.templates, vector, self._rows_of(ids), k)
             everything = len(ids) < n or n == most
-            if everything or (len(rows) == k and (not k or rough[-1] < scores[-1] - SLACK)):
+            if everything or (len(rows) == k and (not k or rough[-1] < scores[-1] - self.index.slack)):
                 break
             n *= 4
         if len(rows) < k:

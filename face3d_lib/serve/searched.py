@@ -1,7 +1,7 @@
 """How a gallery in use is searched: in memory, by FAISS, or by a Qdrant server; the index follows the gallery.
 
-`memory` and `faiss` compare all templates and give the same answers, as does a server at http://host:6333. `faiss-ivf` looks only
-into the part of a very large gallery that is likely to hold the person (see `faiss_index`).
+`memory` and `faiss` compare all templates and give the same answers, as does a server at http://host:6333. `faiss-pq` compares short
+codes first and is faster in very large galleries (see `faiss_index`).
 
 The first search by a server copies the templates to it, and gallery.json then holds the address of the copy. Later searches send
 what changed. A gallery that cannot be written, as on read-only media, is not copied; the copy that it names is searched if
@@ -47,13 +47,13 @@ class Searched:
         self._folder, self._search = folder, search
         self._known: tuple[Gallery, Indexed] | None = None
         self._faiss: Faiss | None = None
-        if search in ("faiss", "faiss-ivf"):
-            self._faiss = Faiss(approximate=search == "faiss-ivf")
+        if search in ("faiss", "faiss-pq"):
+            self._faiss = Faiss(approximate=search == "faiss-pq")
         elif search.startswith(("http://", "https://")):
             Collection(new_address(search))
         elif search != "memory":
             raise UserError(
-                f"--search {search}: expected memory, faiss, faiss-ivf or the address of a Qdrant server, "
+                f"--search {search}: expected memory, faiss, faiss-pq or the address of a Qdrant server, "
                 "such as http://localhost:6333"
             )
 

@@ -13,7 +13,7 @@ from face3d_lib.base.errors import UserError
 from face3d_lib.serve import faiss_index, qdrant
 from face3d_lib.serve.faiss_index import Faiss
 from face3d_lib.serve.qdrant import Collection, OutOfDate, new_address
-from face3d_lib.serve.search import SPARE, Indexed, ids_of, top_k
+from face3d_lib.serve.search import SLACK, SPARE, Indexed, ids_of, top_k
 
 MODEL = "a" * 64
 
@@ -124,6 +124,8 @@ def test_more_is_asked_for_until_the_best_are_sure():
     """An index that is off by less than SLACK, in the worst order, is asked again; one that is far behind is not."""
 
     class Shuffled:
+        spare, slack = SPARE, SLACK
+
         def __init__(self, off):
             self.off, self.asked = off, []
 
@@ -169,30 +171,52 @@ def test_only_what_changed_is_given_to_faiss():
     assert inner.ntotal == 101
 
 
-def test_the_approximate_index_finds_who_is_there(monkeypatch):
-    """Cells are built, most of a person's own probes are found, scores are exact, and changes are followed."""
+@pytest.fixture
+def coded(monkeypatch):
+    """4000 templates of 128 numbers, and an approximate index of them that begins with 50 proposals."""
     monkeypatch.setattr(faiss_index, "SMALL", 1000)
-    templates, random = unit(0, 4000), np.random.default_rng(1)
-    index = Faiss(approximate=True)
+    monkeypatch.setattr(faiss_index, "PROPOSED", 50)
+    return unit(0, 4000, 128), Faiss(approximate=True)
+
+
+def test_the_approximate_index_finds_who_is_there(coded):
+    """At a score of .5 everybody is found; of the five best of a stranger, nearly all; every score is exact."""
+    templates, index = coded
     held = Indexed(templates, index)
     held.follow(MODEL)
-    assert index._index.nlist == 63
-    rows = random.choice(4000, 100, replace=False)
-    found = 0
-    for row in rows:
-        probe = templates[row] + 0.1 * random.normal(size=32).astype(np.float32)
-        probe /= np.linalg.norm(probe)
-        best, scores = held.top_k(probe, 1)
-        exact = top_k(templates, probe, 4000)
-        if len(best):
-            assert scores[0] == exact[1][exact[0].tolist().index(best[0])]
-        found += best.tolist() == exact[0][:1].tolist()
-    assert found >= 85
-    shorter = np.delete(templates, rows[0], axis=0)
-    held = Indexed(shorter, index)
-    held.follow(MODEL)
-    assert index._index.ntotal == 3999
-    assert held.top_k(templates[rows[0]], 1)[1][0] < 0.999
+    assert held.index.slack > 0.05
+    noise, right = unit(1, 50, 128), 0
+    for row, stranger in enumerate(noise):
+        probe = stranger - (stranger @ templates[row]) * templates[row]
+        probe = np.float32(0.5) * templates[row] + np.float32(0.75**0.5) * probe / np.linalg.norm(probe)
+        assert held.top_k(probe, 1)[0].tolist() == [row]
+        rows, scores = held.top_k(stranger, 5)
+        exact, all_scores = top_k(templates, stranger, 4000)
+        assert scores.tolist() == [all_scores[exact.tolist().index(row)] for row in rows]
+        right += len(set(rows) & set(exact[:5]))
+    assert right >= 0.99 * 250
+
+
+def test_the_approximate_index_follows_without_making_all_codes_anew(coded, monkeypatch):
+    """Codes that cannot be removed are left out of the answers, and come back with their template."""
+    templates, index = coded
+    ask(index, templates, templates[0], 1)
+    first = index._index
+    shorter = np.concatenate([templates[30:], unit(2, 5, 128)])
+    assert ask(index, shorter, templates[0], 5)[1].max() < 0.9
+    assert ask(index, shorter, shorter[-1], 1)[0].tolist() == [len(shorter) - 1]
+    assert (index._index is first, first.ntotal) == (True, 4005)
+    assert ask(index, templates, templates[0], 1)[0].tolist() == [0]
+    assert (index._index is first, first.ntotal) == (True, 4005)
+    monkeypatch.setattr(faiss_index, "WASTE", 0.001)
+    assert ask(index, shorter, templates[0], 1)[1].max() < 0.9
+    assert index._index is not first
+    assert index._index.ntotal == 3975
+
+
+def test_few_templates_are_compared_exactly_by_the_approximate_index():
+    same(Faiss(approximate=True), unit(0, 300), unit(1, 1)[0], 5)
+    same(Faiss(approximate=True), unit(0, 300, 33), unit(1, 1, 33)[0], 5)
 
 
 # ------------------------------------------------------------------------------------------------ Qdrant

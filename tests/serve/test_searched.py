@@ -18,7 +18,7 @@ from face3d_lib.serve.people import People
 from face3d_lib.serve.searched import copy_to, drop_copy, version
 
 MODEL, NAMES = "a" * 64, [f"person {k}" for k in range(12)]
-WAYS = ["memory", "faiss", "faiss-ivf", "server"]
+WAYS = ["memory", "faiss", "faiss-pq", "server"]
 
 
 def unit(seed, n, size=32):
@@ -271,7 +271,7 @@ def test_somebody_who_keeps_changing_the_copy_is_said(folder, server):
 
 @pytest.mark.parametrize("word", ["", "exact", "Faiss", "localhost:6333", "ftp://x"])
 def test_another_word_is_refused_with_the_words_that_are_known(folder, word):
-    with pytest.raises(UserError, match="expected memory, faiss, faiss-ivf or the address"):
+    with pytest.raises(UserError, match="expected memory, faiss, faiss-pq or the address"):
         People.open(folder, SimpleNamespace(model_id=MODEL, size=32), search=word)
 
 
@@ -284,7 +284,7 @@ def test_the_commands(faces, tmp_path, server, one_load, recogniser):
     there = ["--gallery", str(tmp_path / "g"), "--json"]
     answers = [
         json.loads(run.invoke(app, ["identify", *pair, *there, "--search", word]).stdout)
-        for word in ("memory", "faiss", "faiss-ivf", server.address)
+        for word in ("memory", "faiss", "faiss-pq", server.address)
     ]
     assert answers[0]["name"] == "p0000"
     assert answers == answers[:1] * 4
