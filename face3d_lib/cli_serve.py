@@ -325,7 +325,9 @@ def rename(
 def forget_in_gallery(
     folder: There,
     name: Annotated[str, typer.Argument(help="name of the enrolled person")],
-    picture: Annotated[str, typer.Option(help="forget only this picture of the person, as `list` names it")] = "",
+    picture: Annotated[
+        str | None, typer.Option(help="forget only this picture of the person, as `list` names it")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Delete a person, or one picture of a person: nothing of it stays in any file of the gallery.
@@ -334,7 +336,7 @@ def forget_in_gallery(
     """
     from .serve import gallery as store
 
-    if picture:
+    if picture is not None:  # an empty name is no picture, and not the person
         store.change(folder, lambda before: before.remove(name, picture))
     else:
         name = store.forget(folder, name)

@@ -244,7 +244,12 @@ def _local(source: str, file: str) -> Path:
 def _fetch_large(source: str, file: str, part: Path, n_bytes: int) -> None:
     """`part` as the whole file of a source; what it holds already is not fetched again. UserError as of `get_model`."""
     if not _is_web(source):
-        shutil.copyfile(_local(source, file), part)
+        whole = _local(source, file)
+        try:
+            shutil.copyfile(whole, part)
+        except OSError as error:  # of a full disk it would name the source
+            part.unlink(missing_ok=True)
+            raise OSError(error.errno, error.strerror, str(part)) from None
         return
     there = part.stat().st_size if part.exists() else 0
     if there > n_bytes:

@@ -88,6 +88,7 @@ def test_the_gallery_is_changed_by_its_commands(faces, enrolled):
     assert "Anna Smith   2: p0000/s1_000, p0000/s1_001" in face3d("gallery", "list", enrolled).output
     assert face3d("gallery", "forget", enrolled, "Anna Smith", "--picture", "p0000/s1_001").exit_code == 0
     assert "Anna Smith   1: p0000/s1_000" in face3d("gallery", "list", enrolled).output
+    assert "has no picture ''" in str(face3d("gallery", "forget", enrolled, "Anna Smith", "--picture", "").exception)
     assert face3d("gallery", "forget", enrolled, "Anna Smith").exit_code == 0
     assert "Anna" not in (enrolled / "gallery.json").read_text()
 

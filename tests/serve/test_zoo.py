@@ -1,10 +1,12 @@
 """Models come whole or not at all: from a folder, from a server that cuts, alters or answers with a page, and from a hub."""
 
 import base64
+import errno
 import hashlib
 import http.server
 import json
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -330,3 +332,17 @@ def test_every_way_to_name_a_model(model):
     assert len({load_named(name)[1].weights_sha256 for name in names}) == 4
     with pytest.raises(UserError, match="no such model"):
         load_named("nobody")
+
+
+def test_a_full_disk_is_said_with_the_file_that_was_written(tmp_path, monkeypatch):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "model.safetensors").write_bytes(b"x" * 100)
+
+    def full(source, target):
+        Path(target).write_bytes(b"x")
+        raise OSError(errno.ENOSPC, "No space left on device", str(source))
+
+    monkeypatch.setattr("shutil.copyfile", full)
+    with pytest.raises(OSError, match=r"there\.part"):
+        zoo._fetch_large(str(tmp_path), "m/model.safetensors", tmp_path / "there.part", 100)
+    assert not (tmp_path / "there.part").exists()
