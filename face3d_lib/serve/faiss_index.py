@@ -34,7 +34,6 @@ class Faiss:
         self._coded = False  # whether the index holds codes
         self._index: Any = None
         self._ids = np.empty(0, np.int64)  # in the index
-        self._gone = np.empty(0, np.int64)  # of these, those that are no longer templates
         self._built_for = 0  # templates, when the index was made
 
     def hold(self, ids: np.ndarray, templates: np.ndarray, model_id: str) -> None:
@@ -55,9 +54,9 @@ class Faiss:
 
     def nearest(self, vector: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
         """As `Index.nearest`."""
-        products, ids = self._index.search(vector[None], n + len(self._gone))
-        found = (ids[0] >= 0) & ~np.isin(ids[0], self._gone)  # FAISS fills up with -1
-        return ids[0][found][:n], products[0][found][:n]
+        products, ids = self._index.search(vector[None], n)
+        found = ids[0] >= 0  # FAISS fills up with -1
+        return ids[0][found], products[0][found]
 
     def _built(self, templates: np.ndarray) -> Any:
         """An index without templates; its codes, if it has any, are chosen for these."""

@@ -26,7 +26,10 @@ class Index(Protocol):
         """From now on hold exactly these templates (G, D) float32, all finite, no two with one id (G,) int64."""
 
     def nearest(self, vector: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """(ids, products in float32) of the n templates with the largest products, best first; fewer if it finds no more."""
+        """(ids, products in float32) of the n templates with the largest products, best first; fewer if it finds no more.
+
+        An index that is not exact may name ids that it no longer holds.
+        """
 
 
 def top_k(templates: np.ndarray, vector: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -214,9 +214,11 @@ def test_the_approximate_index_follows_without_making_all_codes_anew(coded, monk
     assert index._index.ntotal == 3975
 
 
-def test_few_templates_are_compared_exactly_by_the_approximate_index():
-    same(Faiss(approximate=True), unit(0, 300), unit(1, 1)[0], 5)
-    same(Faiss(approximate=True), unit(0, 300, 33), unit(1, 1, 33)[0], 5)
+def test_few_templates_and_odd_ones_are_compared_exactly_by_the_approximate_index(coded):
+    for n, size in ((300, 32), (1200, 33)):
+        index = Faiss(approximate=True)
+        same(index, unit(0, n, size), unit(1, 1, size)[0], 5)
+        assert not index._coded
 
 
 # ------------------------------------------------------------------------------------------------ Qdrant
