@@ -15,6 +15,7 @@ from .cli_said import print_json, progress, say_answers, say_enrolled, say_faces
 
 if TYPE_CHECKING:
     from .serve.people import People
+    from .serve.reading import Declared
 
 commands = typer.Typer()  # of the first level
 gallery = typer.Typer(no_args_is_help=True, help="Look at a gallery of enrolled people, check it, and change it.")
@@ -22,7 +23,7 @@ commands.add_typer(gallery, name="gallery")
 NO = 3  # the exit code of an answer that is no
 
 GalleryFolder = Annotated[Path, typer.Option("--gallery", help="folder of the gallery; made when somebody is enrolled")]
-There = Annotated[Path, typer.Argument(metavar="GALLERY", help="folder of the gallery")]
+There = Annotated[Path, typer.Option("--gallery", help="folder of the gallery")]
 Model = Annotated[
     str,
     typer.Option(
@@ -147,7 +148,7 @@ def identify(
     if folder is None:
         if search != "memory":
             raise UserError("--search belongs to --gallery: the gallery of a run is searched in memory")
-        _identify_in_run(rgb, depth, name, (depth_unit, larger_is, depth_scale), picture, as_json, not no_liveness)
+        _identify_in_run(rgb, depth, name, declared, picture, as_json, not no_liveness)
         return
     if picture:
         raise UserError("--picture belongs to --run: a gallery keeps no pictures")
@@ -225,25 +226,31 @@ def verify(
     raise typer.Exit(0 if verdict.same else NO)
 
 
+@gallery.command()
 @commands.command()
 def forget(
     person: Annotated[str, typer.Argument(help="name of the enrolled person")],
     name: Annotated[str, typer.Option("--run", help="run whose gallery is changed, without --gallery")] = "demo",
     folder: Annotated[Path | None, typer.Option("--gallery", help="folder of the gallery that is changed")] = None,
+    picture: Annotated[
+        str | None, typer.Option(help="forget only this picture of the person, as `face3d gallery list` names it")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Delete a person from a gallery: vectors, name, names of pictures and kept pixels leave its files.
+    """Delete a person, or one picture of a person, from a gallery: nothing of it stays in any of the gallery's files.
+
+    `face3d gallery forget` is the same command.
 
     Example: face3d forget anna --gallery people
     """
-    from .serve.gallery import forget
+    from .serve import gallery as store
     from .serve.identify import gallery_folder
 
-    forgotten = forget(folder or gallery_folder(name), person)
+    forgotten = store.forget(folder or gallery_folder(name), person, picture)
     if as_json:
-        print_json({"forgotten": forgotten})
+        print_json({"forgotten": forgotten, "picture": picture})
         return
-    print(f"{forgotten} is no longer in the gallery of {folder or name}")
+    print(f"{picture or forgotten} is no longer in the gallery of {folder or name}")
     if folder is None:
         print("the raw pictures and the tables, figures and executed notebooks of the run still show the person")
 
@@ -252,7 +259,7 @@ def forget(
 def list_people(folder: There, as_json: Json = False) -> None:
     """Who is enrolled, with how many pictures, and the threshold with what it was chosen on.
 
-    Example: face3d gallery list people
+    Example: face3d gallery list --gallery people
     """
     from .serve.gallery import open_gallery
 
@@ -285,10 +292,10 @@ def check(
 
     Rates have 95 % intervals over people. What so few pictures cannot say is left out, with the reason.
 
-    Example: face3d gallery check people --strangers other_faces
+    Example: face3d gallery check --gallery people --strangers other_faces
     """
-    from .serve.check import as_text
     from .serve.check import check as look
+    from .serve.check_shown import as_text
     from .serve.gallery import open_gallery
 
     found, vectors = open_gallery(folder), None
@@ -313,34 +320,12 @@ def rename(
 ) -> None:
     """Give an enrolled person another name.
 
-    Example: face3d gallery rename people anna "Anna Smith"
+    Example: face3d gallery rename anna "Anna Smith" --gallery people
     """
     from .serve.gallery import change
 
     found = change(folder, lambda before: before.rename(name, new))
     print_json({"people": list(found.names)}) if as_json else print(f"{name} is now called {new}")
-
-
-@gallery.command("forget")
-def forget_in_gallery(
-    folder: There,
-    name: Annotated[str, typer.Argument(help="name of the enrolled person")],
-    picture: Annotated[
-        str | None, typer.Option(help="forget only this picture of the person, as `list` names it")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Delete a person, or one picture of a person: nothing of it stays in any file of the gallery.
-
-    Example: face3d gallery forget people anna
-    """
-    from .serve import gallery as store
-
-    if picture is not None:  # an empty name is no picture, and not the person
-        store.change(folder, lambda before: before.remove(name, picture))
-    else:
-        name = store.forget(folder, name)
-    print_json({"forgotten": name, "picture": picture or None}) if as_json else print(f"forgotten: {picture or name}")
 
 
 @gallery.command()
@@ -352,7 +337,7 @@ def sync(
 ) -> None:
     """Make the server that has a copy of a gallery hold exactly its templates (identify --search makes the first copy).
 
-    Example: face3d gallery sync people
+    Example: face3d gallery sync --gallery people
     """
     from .serve.searched import copy_to, drop_copy
 
@@ -365,7 +350,7 @@ def sync(
 def re_embed(folder: There, model: Model, as_json: Json = False) -> None:
     """Move a gallery to another model, from the pixels that --keep-crops kept. The threshold is chosen anew.
 
-    Example: face3d gallery re-embed people --model demo:rgbd/30_train_softmax
+    Example: face3d gallery re-embed --gallery people --model demo:rgbd/30_train_softmax
     """
     from .serve import people
     from .serve.gallery import open_gallery
@@ -383,7 +368,7 @@ def _open_to_enrol(
     folder: Path,
     model: str,
     chosen: tuple[float | None, float | None, Path | None, bool],
-    declared: tuple[str | None, str | None, float | None],
+    declared: "Declared",
     as_json: bool,
 ) -> "tuple[People, Callable[[], None]]":
     """(the gallery, what gives it far, threshold, strangers and keep_crops as they were chosen if it is there already).
@@ -416,7 +401,7 @@ def _identify_in_run(
     rgb: Path,
     depth: Path | None,
     run: str,
-    declared: tuple[str, str, float | None],
+    declared: "Declared",
     picture: Path | None,
     as_json: bool,
     liveness: bool,
@@ -428,7 +413,7 @@ def _identify_in_run(
     rgb, depth = existing(rgb, "picture"), existing(depth, "depth")
     if picture:
         check_target(picture, run, rgb, depth)
-    answer = identify(run, rgb, depth, *declared, liveness=liveness)
+    answer = identify(run, rgb, depth, declared, liveness)
     say_match(answer.match, answer.note, as_json)
     if picture:
         write_comparison(picture, answer)

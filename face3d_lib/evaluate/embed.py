@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,11 +9,7 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from ..base.errors import UserError
-from ..data.crops import align_pair
-from ..data.faces import find_faces, load_detector
-from ..data.pack import Batch, Pack, make_batch
-from ..data.pairs import RGBDPair
-from ..data.warp import AlignSettings
+from ..data.pack import Batch, Pack
 from ..train.embedder import Embedder
 from .embeddings import Embeddings
 
@@ -74,17 +69,3 @@ def whitening(vectors: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     found = LedoitWolf().fit(vectors)
     variances, axes = np.linalg.eigh(found.covariance_)
     return lambda others: (np.asarray(others, np.float64) - found.location_) @ (axes / np.sqrt(variances))
-
-
-def embed_pair(embedder: Embedder, pair: RGBDPair, alignment: AlignSettings) -> np.ndarray:
-    """(D,) the unit vector of one raw pair, aligned with the settings in the card of the model.
-
-    Raises BadPair (a UserError) with the status where no face is found or the crop has no depth.
-    """
-    found = None
-    if alignment.mode != "none":
-        (found,) = find_faces([pair.rgb], load_detector(), alignment.min_face_size)
-    row: dict[str, Any] = {}
-    rgb, depth = align_pair(pair, found, alignment, row)
-    batch = make_batch(rgb, depth, row["depth_per_px"], str(next(embedder.parameters()).device))
-    return embed_batch(embedder, batch)[0].cpu().numpy()

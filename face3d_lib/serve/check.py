@@ -23,14 +23,24 @@ DRAWS = 20  # of which pictures make a smaller template
 
 
 @dataclass(frozen=True)
+class Limit:
+    """A threshold, and the 95 % interval of the share of strangers who reach it; NaN where `reason` says why."""
+
+    threshold: float
+    low: float
+    high: float
+    reason: str = ""  # also where the threshold is another one than was asked for
+
+
+@dataclass(frozen=True)
 class Check:
     """What a gallery's pictures say about it. Rates are shares in [0, 1], NaN where `reasons` says why."""
 
     people: int
     pictures: int
-    fewest: int  # pictures of a person
-    most: int
+    pictures_each: dict[int, int]  # pictures -> number of people who have so many
     threshold: float
+    note: str  # how the threshold was chosen
     right: Interval  # pictures that get the right name from the person's other pictures
     wrong: Interval  # pictures that get another enrolled person's name, their own person being enrolled
     alarms: Interval  # pictures that somebody else's name is given to where their own person is not enrolled
@@ -38,10 +48,15 @@ class Check:
     highest_stranger: tuple[float, str, str]  # score, picture, and the person whom it is most like
     closest: tuple[float, str, str]  # the two people whose templates are most alike
     by_pictures: dict[int, float]  # pictures in a template -> share of right names
-    one_more: float  # right names that one more picture of each person would add, by the last step of `by_pictures`
+    one_more: (
+        Interval  # share of right names that one more picture of each person added, in the last step of `by_pictures`
+    )
     expected_alarms: tuple[float, float, float]  # share of other people accepted, by measured strangers, with interval
-    thresholds: dict[float, tuple[float, str]]  # FAR -> threshold for this gallery's size, and why it is another one
+    thresholds: dict[float, Limit]  # FAR -> threshold for this gallery's size
     source: str  # whose scores the last two come from
+    scores: dict[
+        str, np.ndarray
+    ]  # of each picture with its "own person", the most similar "another person"; of "strangers"
     advice: list[str] = field(default_factory=list)
     reasons: dict[str, str] = field(default_factory=dict)
 
@@ -69,12 +84,12 @@ def check(gallery: Gallery, strangers: Embeddings | None = None, replicates: int
         alarms = _share(np.empty(0, bool), owner[:0], "alarms", reasons, replicates, seed)
     asked_strangers = _of_strangers(gallery, strangers, reasons, replicates, seed)
     table = gallery.strangers or shipped(gallery.model_id)
-    by_pictures, one_more = _by_pictures(gallery, reasons, seed)
+    by_pictures, one_more = _by_pictures(gallery, reasons, replicates, seed)
     expected, thresholds = _by_strangers(gallery, table, reasons)
     found = Check(
-        len(names), len(owner), int(counts.min()) if len(counts) else 0, int(counts.max(initial=0)),
-        gallery.threshold, right, wrong, alarms, asked_strangers, _highest(gallery, best_other, others, strangers), _closest(gallery),
-        by_pictures, one_more, expected, thresholds, table.source if table else "", [], reasons,
+        len(names), len(owner), {int(n): int((counts == n).sum()) for n in np.unique(counts)}, gallery.threshold, gallery.note, right, wrong, alarms, asked_strangers, _highest(gallery, best_other, others, strangers), _closest(gallery),
+        by_pictures, one_more, expected, thresholds, table.source if table else "",
+        _scores(own[asked], best_other, gallery, strangers), [], reasons,
     )  # fmt: skip
     found.advice.extend(_advice(found, gallery))
     return found
@@ -152,8 +167,19 @@ def _closest(gallery: Gallery) -> tuple[float, str, str]:
     return best
 
 
-def _by_pictures(gallery: Gallery, reasons: dict[str, str], seed: int) -> tuple[dict[int, float], float]:
-    """(pictures in a template -> share of right names, what one more would add).
+def _scores(
+    own: np.ndarray, best_other: np.ndarray, gallery: Gallery, strangers: Embeddings | None
+) -> dict[str, np.ndarray]:
+    found = {"own person": own, "another person": best_other if len(gallery.names) > 1 else np.empty(0)}
+    if strangers is not None and len(strangers) and gallery.names:
+        found["strangers"] = cosine(strangers.vectors, gallery.templates).max(axis=1)
+    return found
+
+
+def _by_pictures(
+    gallery: Gallery, reasons: dict[str, str], replicates: int, seed: int
+) -> tuple[dict[int, float], Interval]:
+    """(pictures in a template -> share of right names, what one more added in the last step).
 
     Each picture is asked against templates of n other pictures of its person, drawn DRAWS times, and everybody else's own
     template; people with more than n pictures take part, and they are the same people at each n.
@@ -162,42 +188,50 @@ def _by_pictures(gallery: Gallery, reasons: dict[str, str], seed: int) -> tuple[
     enough = [most for most in range(2, int(counts.max(initial=0)) + 1) if (counts >= most).sum() >= FEWEST_PEOPLE]
     if not enough:
         reasons["one_more"] = f"fewer than {FEWEST_PEOPLE} people have two or more pictures: enrol more pictures"
-        return {}, np.nan
+        return {}, _share(np.empty(0), np.empty(0, int), "one_more", {}, replicates, seed)
     most, random = max(enough), np.random.default_rng(seed)
-    scores, found = cosine(gallery.vectors, gallery.templates), {}
+    scores = cosine(gallery.vectors, gallery.templates)
+    steps: list[list[float]] = []
+    people = gallery.owner[counts[gallery.owner] >= most]  # of each picture that takes part
     for n in range(1, most):
-        hits = []
+        steps.append([])
         for person in np.flatnonzero(counts >= most):
             rows = np.flatnonzero(gallery.owner == person)
             for row in rows:
                 other = np.delete(scores[row], person).max(initial=FAILED)
+                hits = []
                 for _ in range(DRAWS if n < len(rows) - 1 else 1):
                     mean = gallery.vectors[random.choice(rows[rows != row], n, replace=False)].sum(
                         axis=0, dtype=np.float64
                     )
                     own = float(mean @ gallery.vectors[row] / max(np.linalg.norm(mean), 1e-9))
                     hits.append(own >= gallery.threshold and own > other)
-        found[n] = float(np.mean(hits))
+                steps[-1].append(float(np.mean(hits)))
+    found = {n: float(np.mean(hits)) for n, hits in enumerate(steps, start=1)}
     if most < 3:
         reasons["one_more"] = f"fewer than {FEWEST_PEOPLE} people have three or more pictures: enrol more pictures"
-        return found, np.nan
-    return found, found[most - 1] - found[most - 2]
+        return found, _share(np.empty(0), np.empty(0, int), "one_more", {}, replicates, seed)
+    return found, mean_bootstrap(np.subtract(steps[-1], steps[-2]), people, replicates, seed, difference=True)
 
 
 def _by_strangers(
     gallery: Gallery, table: Strangers | None, reasons: dict[str, str]
-) -> tuple[tuple[float, float, float], dict[float, tuple[float, str]]]:
+) -> tuple[tuple[float, float, float], dict[float, Limit]]:
     size = len(gallery.names)
     if table is None or not size:
         why = (
             "nobody is enrolled" if not size else "no scores of other people are known for this model: give --strangers"
         )
         reasons["expected_alarms"] = reasons["thresholds"] = why
-        return (np.nan, np.nan, np.nan), {far: (np.nan, why) for far in FARS}
+        return (np.nan, np.nan, np.nan), {far: Limit(np.nan, np.nan, np.nan, why) for far in FARS}
     expected = table.rate(gallery.threshold, size)
     if np.isnan(expected[0]):
         reasons["expected_alarms"] = f"the threshold lies above what {table.comparisons} comparisons can tell"
-    return expected, {far: table.threshold(far, size) for far in FARS}
+    limits = {}
+    for far in FARS:
+        threshold, reason = table.threshold(far, size)
+        limits[far] = Limit(threshold, *table.rate(threshold, size)[1:], reason)
+    return expected, limits
 
 
 def _advice(found: Check, gallery: Gallery) -> list[str]:
@@ -207,44 +241,8 @@ def _advice(found: Check, gallery: Gallery) -> list[str]:
         lines.append(f"{one!r} and {other!r} are as alike as one person ({score:.3f}): one person twice, or siblings?")
     if single := [name for name, shown in zip(gallery.names, gallery.pictures, strict=True) if len(shown) == 1]:
         lines.append(f"{len(single)} people have one picture, such as {single[0]!r}: enrol a second one of each")
-    if found.one_more > 0.02:
-        lines.append(f"one more picture of each person may add {found.one_more:.1%} of right names")
+    if found.one_more.low > 0:
+        lines.append(f"one more picture of each person may add {found.one_more.value:.1%} of right names")
     if found.right.value < 0.8:
         lines.append("fewer than 80 % of the pictures get their name: enrol better pictures, or allow a larger --far")
     return lines
-
-
-def as_text(found: Check) -> str:
-    """The check in sentences, a line each."""
-
-    def rate(interval: Interval) -> str:
-        if np.isnan(interval.value):
-            return f"not known ({interval.reason})"
-        return f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
-
-    value, low, high = found.expected_alarms
-    lines = [
-        f"{found.people} people, {found.pictures} pictures: {found.fewest} to {found.most} of each; threshold {found.threshold:.3f}",
-        f"right name, from the other pictures of the person: {rate(found.right)}",
-        f"another name instead: {rate(found.wrong)}",
-        f"another name, if the person were not enrolled: {rate(found.alarms)}",
-    ]
-    if "strangers" not in found.reasons or found.strangers.n_subjects:
-        lines.append(f"strangers who are accepted: {rate(found.strangers)}")
-    if not np.isnan(found.highest_stranger[0]):
-        score, picture, person = found.highest_stranger
-        lines.append(f"the highest score of somebody else: {score:.3f}, {picture} with {person}")
-        score, one, other = found.closest
-        lines.append(f"the closest two people: {one} and {other}, {score:.3f}")
-    if np.isnan(value):
-        lines.append(f"strangers who may be accepted: not known ({found.reasons['expected_alarms']})")
-    else:
-        lines.append(f"strangers who may be accepted, by measured ones: {value:.3f} [{low:.3f}, {high:.3f}]")
-    for far, (threshold, reason) in found.thresholds.items():
-        if not np.isnan(threshold):
-            lines.append(f"threshold for {far:g} of the strangers: {threshold:.3f}{f' ({reason})' if reason else ''}")
-    for n, share in found.by_pictures.items():
-        lines.append(f"right name with {n} {'picture' if n == 1 else 'pictures'} in a template: {share:.3f}")
-    if np.isnan(found.one_more):
-        lines.append(f"what one more picture would bring: not known ({found.reasons['one_more']})")
-    return "\n".join([*lines, *(f"advice: {line}" for line in found.advice)])

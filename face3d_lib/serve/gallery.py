@@ -346,19 +346,21 @@ def change(
     return after
 
 
-def forget(folder: Path, name: str) -> str:
-    """Delete a person from the gallery in `folder`; returns the name as it was enrolled.
+def forget(folder: Path, name: str, picture: str | None = None) -> str:
+    """Delete a person, or only the picture of this pair_id, from the gallery in `folder`; returns the name as it was enrolled.
 
-    Neither the vectors, nor the name, nor the file names or pixels of the person's pictures stay in any file of the folder.
+    Neither the vectors, nor the name, nor the file names or pixels of what is deleted stay in any file of the folder.
     If this is killed, the person is either deleted or not; the next reader or writer, such as the same command again,
-    removes leftover files. UserError as of `Gallery.find`, and where the gallery is missing or damaged.
+    removes leftover files. UserError as of `Gallery.find` and `Gallery.remove`, and where the gallery is missing or damaged.
     """
     enrolled_as = ""
 
     def without(gallery: Gallery) -> Gallery:
         nonlocal enrolled_as
         enrolled_as = gallery.find(name)
-        return gallery.forget(enrolled_as)
+        if picture is None:
+            return gallery.forget(enrolled_as)
+        return gallery.remove(enrolled_as, picture)  # an empty name is no picture, and not the person
 
     change(folder, without)
     return enrolled_as

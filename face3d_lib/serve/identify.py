@@ -15,7 +15,7 @@ from ..base.errors import UserError
 from ..data.convention import read_convention, read_source
 from ..data.pairs import BadPair, RGBDPair, single_pair
 from ..runs.folders import find_stage
-from .reading import declaring_folder, existing
+from .reading import UNDECLARED, Declared, declaring_folder, existing
 
 if TYPE_CHECKING:
     from .gallery import Match
@@ -45,14 +45,12 @@ def identify(
     run: str,
     rgb: Path,
     depth: Path,
-    depth_unit: str = "",
-    larger_is: str = "",
-    depth_scale: float | None = None,
+    declared: Declared = UNDECLARED,
     liveness: bool = True,
 ) -> Answer:
     """Ask the gallery of a run whose face a pair of files shows.
 
-    The meaning of the numbers in the depth file is declared by the dataset.json near it or by the parameters; a pair
+    The meaning of the numbers in the depth file is declared by the dataset.json near it or by `declared`; a pair
     from the run's own raw folder is read as the run read it. Nobody is accepted where depth shows no face, unless `liveness` is
     False.
 
@@ -61,7 +59,6 @@ def identify(
     """
     rgb, depth = existing(rgb, "picture"), existing(depth, "depth")
     folder = gallery_folder(run)
-    declared = (depth_unit or None, larger_is or None, depth_scale or None)
     look, raw = find_stage(run, LOOK), _raw_folder(run)
     if look and raw and rgb.resolve().is_relative_to(raw) and not any(declared):
         _, convention = read_source(look)

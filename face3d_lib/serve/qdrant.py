@@ -48,7 +48,7 @@ def follow_deletion(address: str, templates: np.ndarray, model_id: str, folder: 
     except UserError as error:
         return (
             f"{folder}: deleted here, but not from the server, which still holds the templates: {error}; "
-            f"then face3d gallery sync {folder}"
+            f"then face3d gallery sync --gallery {folder}"
         )
 
 

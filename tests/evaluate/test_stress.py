@@ -17,7 +17,6 @@ from face3d_lib.data.warp import AlignSettings
 from face3d_lib.evaluate import stress as stress_test
 from face3d_lib.evaluate.conditions import rates
 from face3d_lib.evaluate.degradations import KNOBS
-from face3d_lib.evaluate.embed import embed_pair
 from face3d_lib.evaluate.stress import (
     Drawn,
     Person,
@@ -31,6 +30,7 @@ from face3d_lib.evaluate.stress import (
 )
 from face3d_lib.evaluate.trained import Trained
 from face3d_lib.evaluate.trust import FLAWS, System, Trust
+from face3d_lib.serve.recogniser import Part, Recogniser
 from face3d_lib.synthetic.people import identity_seed
 from face3d_lib.train.embedder import Architecture, Embedder
 from face3d_lib.train.model_files import make_card, save_model
@@ -95,7 +95,8 @@ def test_without_a_change_the_vectors_are_those_of_the_system(tested, networks):
     sources = {s.pair_id: s for person in PEOPLE for s in (*person.enrolment, *person.probes)}
     pair_ids = tested.rows.loc[clean, "pair_id"].tolist()
     for network in networks[1:]:
-        alone = [embed_pair(network.load(), sources[pair_id].pair(), AlignSettings()) for pair_id in pair_ids[:4]]
+        single = Recogniser(network.name, AlignSettings(), (Part(network.load(), "", 1.0),))
+        alone = [single.see(sources[pair_id].pair()).vector for pair_id in pair_ids[:4]]
         assert np.allclose(tested.vectors[network.name][clean][:4], alone, atol=1e-5)
 
 

@@ -8,7 +8,8 @@ import pytest
 from face3d_lib.base.atomic import plain
 from face3d_lib.base.errors import UserError
 from face3d_lib.evaluate.embeddings import Embeddings
-from face3d_lib.serve.check import as_text, check
+from face3d_lib.serve.check import check
+from face3d_lib.serve.check_shown import as_html, as_text, draw
 from face3d_lib.serve.gallery import Gallery, Picture
 from face3d_lib.serve.strangers import Strangers
 
@@ -32,7 +33,8 @@ FIVE = {"a": (0, 10), "b": (60, 70), "c": (120, 130), "d": (180, 190), "e": (240
 
 def test_each_picture_is_asked_for_without_itself():
     found = check(gallery(FIVE))  # pictures of one person are 10 degrees apart, those of e 40
-    assert (found.people, found.pictures, found.fewest, found.most) == (5, 10, 2, 2)
+    assert (found.people, found.pictures, found.pictures_each) == (5, 10, {2: 5})
+    assert np.allclose(found.scores["own person"], np.cos(np.deg2rad([10] * 8 + [40] * 2)), atol=1e-6)
     assert found.right.value == pytest.approx(0.8)  # cos 10 = .98; e's pictures do not find each other
     assert found.wrong.value == 0
     assert found.right.low < 0.8 < found.right.high
@@ -63,10 +65,10 @@ def test_what_few_people_cannot_say_is_nan_with_the_reason():
     for name in ("right", "wrong", "alarms"):
         assert np.isnan(getattr(found, name).value)
         assert "a rate needs 5" in found.reasons[name]
-    assert np.isnan(found.one_more)
+    assert np.isnan(found.one_more.value)
     assert np.isnan(found.expected_alarms[0])  # no model of that identity ships with scores
     assert "--strangers" in found.reasons["expected_alarms"]
-    assert all(np.isnan(threshold) for threshold, _ in found.thresholds.values())
+    assert all(np.isnan(limit.threshold) for limit in found.thresholds.values())
     alone = check(gallery({"a": (0,)}))
     assert np.isnan(alone.closest[0])
     assert np.isnan(alone.highest_stranger[0])
@@ -74,24 +76,34 @@ def test_what_few_people_cannot_say_is_nan_with_the_reason():
     assert (nobody.people, nobody.pictures) == (0, 0)
     for each in (found, alone, nobody):
         assert as_text(each)
+        assert draw(each).axes
         json.dumps(plain(each), allow_nan=False)
 
 
 def test_thresholds_are_those_for_the_size_of_the_gallery():
     found = check(gallery(FIVE, strangers=TABLE))
-    assert found.thresholds[0.1] == TABLE.threshold(0.1, 5)
+    for limit in found.thresholds.values():
+        assert (limit.low, limit.high) == TABLE.rate(limit.threshold, 5)[1:]
+    assert found.thresholds[0.1].threshold == TABLE.threshold(0.1, 5)[0]
     assert found.expected_alarms == TABLE.rate(0.9, 5)
-    assert found.thresholds[0.001][0] > 0.95
-    assert "1000 comparisons" in found.thresholds[0.001][1]
+    assert found.thresholds[0.001].threshold > 0.95
+    assert "1000 comparisons" in found.thresholds[0.001].reason
+    assert "5 people with 2 pictures" in as_text(found)
+    assert "strangers who will get a name, by the scores of made by hand: 4.9 % (" in as_text(found)  # 1 - .99 ** 5
 
 
 def test_more_pictures_find_more():
-    """Each person's pictures lie 20 degrees around a centre; a mean of two or three lies nearer to a third."""
-    people = {name: (centre - 20, centre, centre + 20) for name, centre in zip("abcde", range(0, 360, 72), strict=True)}
-    found = check(gallery(people, threshold=0.95))  # 18.2 degrees
+    """Each person has a plane, in which three pictures lie 20 degrees apart; a mean of two lies nearer to the third."""
+    vectors = np.zeros((12, 3, 24), np.float32)
+    for k in range(12):
+        vectors[k, :, 2 * k : 2 * k + 2] = at(-20, 0, 20)
+    pictures = tuple(tuple(Picture(f"{k}/{n}") for n in range(3)) for k in range(12))
+    everybody = Gallery(tuple("abcdefghijkl"), vectors.reshape(36, 24), "a" * 64, 0.95, 0.01, pictures=pictures)
+    found = check(everybody)  # 18.2 degrees
     assert found.by_pictures[1] == 0
     assert found.by_pictures[2] == pytest.approx(1 / 3)  # the middle one, from the mean of both others
-    assert found.one_more == pytest.approx(1 / 3)
+    assert found.one_more.value == pytest.approx(1 / 3)
+    assert 0 < found.one_more.low < 1 / 3
     assert any("one more picture" in line for line in found.advice)
 
 
@@ -102,6 +114,24 @@ def test_strangers_are_asked_as_well():
     found = check(gallery(FIVE), others)
     assert found.strangers.value == pytest.approx(0.2)
     assert found.highest_stranger[1:] == ("s0/1", "a")
+    assert sorted(found.scores["strangers"].tolist())[-1] == pytest.approx(np.cos(np.deg2rad(0)), abs=1e-6)
     same = Embeddings(others.pair_ids, np.array(["a", *others.subject_ids[1:]]), others.vectors)
     with pytest.raises(UserError, match="'a' is enrolled"):
         check(gallery(FIVE), same)
+
+
+def test_a_gain_within_its_interval_is_no_advice():
+    """Only one person of six gains by a second picture: that may be chance, and is said so."""
+    people = {name: (c - 2, c, c + 2) for name, c in zip("abcde", range(0, 300, 60), strict=True)}
+    found = check(gallery(people | {"f": (310, 330, 350)}, threshold=0.95))
+    assert found.one_more.value == pytest.approx(1 / 18)
+    assert found.one_more.low <= 0
+    assert not any("one more" in line for line in found.advice)
+    assert "no gain is shown" in as_text(found)
+
+
+def test_names_and_pictures_are_shown_as_text():
+    found = check(gallery({"<b>$x$": (0, 10), "b": (15,)}, note="by <hand>"))
+    assert "<b>" not in as_html(found)
+    assert "&lt;b&gt;$x$" in as_html(found)
+    draw(found).canvas.draw()  # no formula, though there are dollar signs

@@ -57,7 +57,7 @@ def test_json_is_all_that_is_printed(faces, enrolled, tmp_path):
     assert answer["candidates"][0]["name"] == "p0001"
     stranger = json.loads(face3d("identify", *pair(faces, "p0002"), "--gallery", enrolled, "--json").output)
     assert (stranger["known"], stranger["name"]) == (False, None)
-    people = json.loads(face3d("gallery", "list", enrolled, "--json").output)["people"]
+    people = json.loads(face3d("gallery", "list", "--gallery", enrolled, "--json").output)["people"]
     assert people == [{"name": name, "pictures": [f"{name}/s1_000"]} for name in ("p0000", "p0001")]
     done = face3d("enroll", faces, "--gallery", tmp_path / "all", "--json")
     found = json.loads(done.output)
@@ -83,13 +83,14 @@ def test_a_refused_picture_is_said_with_what_to_do(faces, enrolled):
 
 
 def test_the_gallery_is_changed_by_its_commands(faces, enrolled):
-    assert face3d("gallery", "rename", enrolled, "p0000", "Anna Smith").exit_code == 0
+    assert face3d("gallery", "rename", "p0000", "Anna Smith", "--gallery", enrolled).exit_code == 0
     face3d("enroll", *pair(faces, "p0000", "s1_001"), "--name", "Anna Smith", "--gallery", enrolled, "--anyway")
-    assert "Anna Smith   2: p0000/s1_000, p0000/s1_001" in face3d("gallery", "list", enrolled).output
-    assert face3d("gallery", "forget", enrolled, "Anna Smith", "--picture", "p0000/s1_001").exit_code == 0
-    assert "Anna Smith   1: p0000/s1_000" in face3d("gallery", "list", enrolled).output
-    assert "has no picture ''" in str(face3d("gallery", "forget", enrolled, "Anna Smith", "--picture", "").exception)
-    assert face3d("gallery", "forget", enrolled, "Anna Smith").exit_code == 0
+    assert "Anna Smith   2: p0000/s1_000, p0000/s1_001" in face3d("gallery", "list", "--gallery", enrolled).output
+    assert face3d("forget", "Anna Smith", "--gallery", enrolled, "--picture", "p0000/s1_001").exit_code == 0
+    assert "Anna Smith   1: p0000/s1_000" in face3d("gallery", "list", "--gallery", enrolled).output
+    none = face3d("forget", "Anna Smith", "--gallery", enrolled, "--picture", "")
+    assert "has no picture ''" in str(none.exception)
+    assert face3d("gallery", "forget", "Anna Smith", "--gallery", enrolled).exit_code == 0
     assert "Anna" not in (enrolled / "gallery.json").read_text()
 
 
@@ -123,11 +124,11 @@ def run(*words):
 
 
 def test_an_error_is_json_where_json_was_asked_for(tmp_path):
-    done = run("gallery", "list", tmp_path / "none", "--json")
+    done = run("gallery", "list", "--gallery", tmp_path / "none", "--json")
     assert done.returncode == 2
     assert "no gallery there" in json.loads(done.stdout)["error"]
     assert done.stderr == ""
-    plain = run("gallery", "list", tmp_path / "none")
+    plain = run("gallery", "list", "--gallery", tmp_path / "none")
     assert (plain.returncode, plain.stdout) == (2, "")
     assert plain.stderr.startswith("error: ")
 
@@ -161,19 +162,26 @@ def test_an_error_of_the_machine_names_the_file_and_the_fix(monkeypatch, capsys,
         raise OSError(number, os.strerror(number), str(folder))
 
     monkeypatch.setattr("face3d_lib.serve.gallery.open_gallery", broken)
-    found, _, err = said(monkeypatch, capsys, "gallery", "list", "people")
+    found, _, err = said(monkeypatch, capsys, "gallery", "list", "--gallery", "people")
     assert (found, err) == (code, err)
     assert err.startswith(f"error: people: {os.strerror(number)}: ")
     assert fix in err
-    assert "error" in json.loads(said(monkeypatch, capsys, "gallery", "list", "people", "--json")[1])
+    assert "error" in json.loads(said(monkeypatch, capsys, "gallery", "list", "--gallery", "people", "--json")[1])
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 def test_an_answer_that_could_not_be_written_is_no_answer(enrolled):
-    command = [sys.executable, "-m", "face3d_lib.cli", "gallery", "list", str(enrolled)]
+    command = [sys.executable, "-m", "face3d_lib.cli", "gallery", "list", "--gallery", str(enrolled)]
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
+def test_json_does_not_change_the_exit_code(faces, enrolled, monkeypatch, capsys):
+    for person, code in (("p0000", 0), ("p0002", 3)):
+        for more in ([], ["--json"]):
+            words = ["identify", *pair(faces, person), "--gallery", enrolled, *more]
+            assert said(monkeypatch, capsys, *words)[0] == code
 
 
 @pytest.mark.parametrize("words", [["enroll"], ["identify"], ["verify"], ["forget"], ["gallery", "list"]])
@@ -191,9 +199,9 @@ def test_what_needs_no_network_loads_none(faces, enrolled):
     folder = enrolled.parent / "copy"
     for words in (
         ["--help"],
-        ["gallery", "list", folder],
-        ["gallery", "rename", folder, "p0000", "b"],
-        ["gallery", "forget", folder, "b"],
+        ["gallery", "list", "--gallery", folder],
+        ["gallery", "rename", "p0000", "b", "--gallery", folder],
+        ["gallery", "forget", "b", "--gallery", folder],
     ):
         done = subprocess.run(
             [sys.executable, "-c", program, *map(str, words)], capture_output=True, text=True, check=False
@@ -202,22 +210,22 @@ def test_what_needs_no_network_loads_none(faces, enrolled):
 
 
 def test_check_speaks_text_and_json(faces, enrolled):
-    done = face3d("gallery", "check", enrolled)
+    done = face3d("gallery", "check", "--gallery", enrolled)
     assert done.exit_code == 0, done.output
-    assert done.output.startswith("2 people, 2 pictures: 1 to 1 of each; threshold 0.999")
-    found = json.loads(face3d("gallery", "check", enrolled, "--json").output)
+    assert done.output.startswith("enrolled: 2 people with 1 picture\nthreshold: 0.999 given by hand")
+    found = json.loads(face3d("gallery", "check", "--gallery", enrolled, "--json").output)
     assert (found["people"], found["right"]["value"]) == (2, None)
     assert "a rate needs 5" in found["reasons"]["right"]
-    refused = face3d("gallery", "check", enrolled, "--strangers", faces)
+    refused = face3d("gallery", "check", "--gallery", enrolled, "--strangers", faces)
     assert "is enrolled" in str(refused.exception)
 
 
 def test_the_threshold_of_a_gallery_can_be_chosen_again(faces, enrolled):
     words = ["enroll", *pair(faces, "p0000"), "--name", "p0000", "--gallery", enrolled]
     face3d(*words)
-    assert json.loads(face3d("gallery", "list", enrolled, "--json").output)["threshold"] == 0.999
+    assert json.loads(face3d("gallery", "list", "--gallery", enrolled, "--json").output)["threshold"] == 0.999
     face3d(*words, "--far", "0.1")
-    found = json.loads(face3d("gallery", "list", enrolled, "--json").output)
+    found = json.loads(face3d("gallery", "list", "--gallery", enrolled, "--json").output)
     assert 0.8 < found["threshold"] < 0.95
     assert found["note"].startswith("for FAR 0.1 with 2 people")
 

@@ -20,10 +20,10 @@ from face3d_lib.data.convention import DepthConvention
 from face3d_lib.data.decoding import read_pair
 from face3d_lib.data.pairs import single_pair
 from face3d_lib.data.warp import AlignSettings
-from face3d_lib.evaluate.embed import embed_pair
 from face3d_lib.evaluate.embeddings import Embeddings
 from face3d_lib.serve.gallery import Gallery, open_gallery
 from face3d_lib.serve.identify import gallery_folder
+from face3d_lib.serve.recogniser import Recogniser
 from face3d_lib.synthetic import dataset, people
 from face3d_lib.train import embedder, model_files
 
@@ -56,9 +56,10 @@ def small_run(raw, tmp_path, monkeypatch):
     model_files.save_model(model / "model", network, card)
     (model / "run.json").write_text(json.dumps({"status": "done", "parameters": {}}))
     network, card = model_files.load_model(model / "model")
+    whole = Recogniser.of("small", network, card)
     firsts = {person: raw / person / "s1_000" for person in ("p0000", "p0001")}
     vectors = [
-        embed_pair(network, read_pair(single_pair(f.with_suffix(".png"), f.with_suffix(".npy")), MILLIMETRES), settings)
+        whole.see(read_pair(single_pair(f.with_suffix(".png"), f.with_suffix(".npy")), MILLIMETRES)).vector
         for f in firsts.values()
     ]
     people = Embeddings(np.array([f"{p}/s1_000" for p in firsts]), np.array(list(firsts)), np.stack(vectors))

@@ -180,7 +180,7 @@ def test_a_server_out_of_reach_is_said_and_nothing_is_pretended(folder):
         forget(folder, "person 0")
     said = str(error.value)
     assert "deleted here, but not from the server" in said
-    assert f"face3d gallery sync {folder}" in said
+    assert f"face3d gallery sync --gallery {folder}" in said
     assert "\n" not in said
     assert "person 0" not in open_gallery(folder).names
     with pytest.raises(UserError, match="no Qdrant server answers"):
@@ -291,10 +291,10 @@ def test_the_commands(faces, tmp_path, server, one_load, recogniser):
     many = run.invoke(app, ["identify", str(faces), *there, "--search", server.address])
     known = run.invoke(app, ["identify", str(faces), *there])
     assert json.loads(many.stdout) == json.loads(known.stdout)
-    assert run.invoke(app, ["gallery", "sync", str(tmp_path / "g")]).stdout.endswith("is up to date\n")
+    assert run.invoke(app, ["gallery", "sync", "--gallery", str(tmp_path / "g")]).stdout.endswith("is up to date\n")
     assert run.invoke(app, ["forget", "p0000", *there]).exit_code == 0
     assert held(server) == rows(open_gallery(tmp_path / "g").templates)
-    assert run.invoke(app, ["gallery", "sync", str(tmp_path / "g"), "--drop"]).stdout.endswith("is deleted\n")
+    assert run.invoke(app, ["gallery", "sync", "--gallery", str(tmp_path / "g"), "--drop"]).stdout.endswith("is deleted\n")
     assert server.local.get_collections().collections == []
     refused = run.invoke(app, ["identify", *pair, "--search", "faiss"])
     assert isinstance(refused.exception, UserError)
