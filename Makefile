@@ -11,7 +11,7 @@ NBVAL := $(BIN)/pytest -p no:cacheprovider --nbval-lax --nbval-current-env --nbv
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(NBVAL) -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: figures help env demo test test-unit test-notebooks test-full lab explore desk lint format notebooks results bench coverage liveness gallery gpu-kit bench-gpu lock clean
+.PHONY: figures help env demo test test-unit test-notebooks test-full lab explore desk lint format notebooks results bench coverage liveness gallery bench-desk gpu-kit bench-gpu lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
@@ -86,6 +86,9 @@ liveness: env ## measure how often the liveness check errs; SENSORS="'NAME=FOLDE
 
 gallery: env ## try galleries of drawn people on folders of raw pairs: make gallery PAIRS="FOLDER ..."; prints JSON
 	$(BIN)/python tests/bench/gallery.py $(PAIRS)
+
+bench-desk: env ## measure how soon the page of notebook 50 answers in a browser (needs Chromium); writes figures/recorded/desk.json
+	$(BIN)/python tests/bench/desk.py
 
 gpu-kit: env ## wheels for `make bench-gpu` on a bare GPU machine, into build/gpu-kit (34 MiB; take the folder along)
 	@$(BIN)/python tests/bench/kit.py

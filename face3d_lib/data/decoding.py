@@ -235,7 +235,9 @@ def _decode_depth(
     except BadPair as error:
         raise BadPair("bad_depth", str(error)) from None
     except Exception as error:
-        problem = f"not a readable depth map ({_one_line(error)}): save it again with numpy.save"
+        problem = (
+            f"not a readable depth map ({_one_line(error) if data else 'no bytes'}): save it again with numpy.save"
+        )
         raise BadPair("bad_depth", f"{path}: {problem}") from None
     if raw.ndim == 3 and 1 in (raw.shape[0], raw.shape[2]):  # (H, W, 1), or (1, H, W) as PyTorch orders the axes
         raw = raw[..., 0] if raw.shape[2] == 1 else raw[0]
@@ -373,7 +375,7 @@ def _require_metric(depth: np.ndarray, path: Path, convention: DepthConvention) 
         if PORTRAIT_MM[0] <= number * scale * (1000.0 if unit == "m" else 1.0) <= PORTRAIT_MM[1]:
             other = name
             hint = f'declare "depth_unit": "{unit}"' + (f', "depth_scale": {scale:g}' if scale != 1 else "")
-            hint += " in dataset.json"
+            hint += " in dataset.json, on the command line or on the page"
             break
     problem = f"a median depth of {median:g} mm is no distance of a face; the numbers look like {other}"
     raise BadPair("bad_depth", f"{path}: {problem}: {hint}")

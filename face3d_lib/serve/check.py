@@ -64,7 +64,8 @@ class Check:
 def check(gallery: Gallery, strangers: Embeddings | None = None, replicates: int = 1000, seed: int = 0) -> Check:
     """What the pictures of a gallery say about it.
 
-    strangers: people who are not enrolled, by the gallery's model, who are asked as well. replicates, seed: of the bootstrap
+    strangers: people who are not enrolled, by the gallery's model, who are asked as well. Where neither the gallery nor its
+    model comes with scores of other people, thresholds are chosen by theirs. replicates, seed: of the bootstrap
     over people. UserError where one of the strangers has the name of an enrolled person.
     """
     owner, names = gallery.owner, gallery.names
@@ -84,6 +85,8 @@ def check(gallery: Gallery, strangers: Embeddings | None = None, replicates: int
         alarms = _share(np.empty(0, bool), owner[:0], "alarms", reasons, replicates, seed)
     asked_strangers = _of_strangers(gallery, strangers, reasons, replicates, seed)
     table = gallery.strangers or shipped(gallery.model_id)
+    if table is None and strangers is not None and len(set(strangers.subject_ids.tolist())) > 1:
+        table = Strangers.measure(strangers, "the strangers who were asked")
     by_pictures, one_more = _by_pictures(gallery, reasons, replicates, seed)
     expected, thresholds = _by_strangers(gallery, table, reasons)
     found = Check(
@@ -93,6 +96,12 @@ def check(gallery: Gallery, strangers: Embeddings | None = None, replicates: int
     )  # fmt: skip
     found.advice.extend(_advice(found, gallery))
     return found
+
+
+def embeddings(gallery: Gallery) -> Embeddings:
+    """All N pictures of a gallery with their people."""
+    pair_ids = [picture.pair_id for person in gallery.pictures for picture in person]
+    return Embeddings(np.array(pair_ids, str), np.array(gallery.names, str)[gallery.owner], gallery.vectors)
 
 
 def _left_out(gallery: Gallery) -> np.ndarray:
@@ -122,7 +131,9 @@ def _share(
     if people >= FEWEST_PEOPLE:
         return found
     what = {"alarms": "people", "strangers": "strangers"}.get(name, "people with two or more pictures")
-    reasons[name] = f"{people} {what}; a rate needs {FEWEST_PEOPLE}: enrol more"
+    reasons[name] = (
+        f"a rate needs {FEWEST_PEOPLE} {what}, and there {'is' if people == 1 else 'are'} {people}: enrol more"
+    )
     return Interval(np.nan, np.nan, np.nan, found.level, people, found.n_replicates, reasons[name])
 
 
@@ -244,5 +255,7 @@ def _advice(found: Check, gallery: Gallery) -> list[str]:
     if found.one_more.low > 0:
         lines.append(f"one more picture of each person may add {found.one_more.value:.1%} of right names")
     if found.right.value < 0.8:
-        lines.append("fewer than 80 % of the pictures get their name: enrol better pictures, or allow a larger --far")
+        lines.append(
+            "fewer than 80 % of the pictures get their name: enrol better pictures, or let more strangers pass (--far)"
+        )
     return lines

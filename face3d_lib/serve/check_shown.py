@@ -20,7 +20,6 @@ WORDS = {
 
 def rows(found: Check) -> list[tuple[str, str]]:
     """(what was asked, what came out) in words, line by line; the advice comes last."""
-    value, low, high = found.expected_alarms
     each = ", ".join(
         f"{_people(people)} with {n} {'picture' if n == 1 else 'pictures'}" for n, people in found.pictures_each.items()
     )
@@ -41,8 +40,9 @@ def rows(found: Check) -> list[tuple[str, str]]:
     if not np.isnan(found.closest[0]):
         score, one, other = found.closest
         lines.append(("the two enrolled people who are most alike", f"{one} and {other}, {score:.3f}"))
-    expected = f"{_percent(value)} (95 % interval {_percent(low)} to {_percent(high)})"
-    if np.isnan(value):
+    share, low, high = found.expected_alarms
+    expected = f"{_percent(share)} (95 % interval {_percent(low)} to {_percent(high)})"
+    if np.isnan(share):
         expected = f"not known: {found.reasons['expected_alarms']}"
     whose = f", by the scores of {found.source}" if found.source else ""
     lines.append((f"strangers who will get a name{whose}", expected))
@@ -51,12 +51,12 @@ def rows(found: Check) -> list[tuple[str, str]]:
         because = f"; {limit.reason}" if limit.reason else ""
         if not np.isnan(limit.threshold):
             lines.append((f"threshold at which {_percent(far)} of the strangers get a name", said + because))
-    for n, share in found.by_pictures.items():
-        lines.append((f"right names with {n} {'picture' if n == 1 else 'pictures'} of each person", _percent(share)))
+    if found.by_pictures:
+        shares = ", ".join(f"{_percent(part)} with {n}" for n, part in found.by_pictures.items())
+        lines.append(("right names by the number of pictures of each person", shares))
     more = found.one_more
-    added = f"{more.value:+.1%} of right names (95 % interval {more.low:+.1%} to {more.high:+.1%})".replace(
-        "%", " %", 2
-    )
+    gain = [f"{100 * part:+.1f} %" for part in (more.value, more.low, more.high)]
+    added = f"{gain[0]} of right names (95 % interval {gain[1]} to {gain[2]})"
     if np.isnan(more.value):
         added = f"not known: {found.reasons['one_more']}"
     elif more.low <= 0:
@@ -90,19 +90,20 @@ def draw(found: Check) -> "Figure":
     from ..evaluate.pictures import BLUE, GREY, ORANGE, RED, literal, short
 
     colours = {"own person": BLUE, "another person": GREY, "strangers": RED}
-    figure = Figure(figsize=(7.2, 2.9), layout="constrained")
+    figure = Figure(figsize=(8.4, 2.9), layout="constrained")
     ax = figure.add_subplot()
     shown = {name: np.asarray(scores) for name, scores in found.scores.items() if len(scores)}
     for place, (name, scores) in enumerate(reversed(shown.items())):
         spread = (np.arange(len(scores)) * 0.618) % 1 - 0.5  # evenly, and the same each time
         ax.scatter(scores, place + 0.55 * spread, s=14, color=colours[name], alpha=0.7, linewidths=0)
-    ax.set_yticks(range(len(shown)), [WORDS[name] for name in reversed(shown)])
-    ax.axvline(found.threshold, color="black", linestyle="--", label=f"threshold in use, {found.threshold:.3f}")
-    for (far, limit), style in zip(found.thresholds.items(), (":", "-.", (0, (1, 4))), strict=True):
+    ax.set_yticks(range(len(shown)), [WORDS[name] for name in reversed(shown)], fontsize=9)
+    ax.axvline(found.threshold, color="black", linewidth=1.5, label=f"threshold in use, {found.threshold:.3f}")
+    for (far, limit), style in zip(found.thresholds.items(), ("--", "-.", ":"), strict=True):
         if not np.isnan(limit.threshold):
             ax.axvline(
                 limit.threshold,
                 color=ORANGE,
+                linewidth=1.5,
                 linestyle=style,
                 label=f"for {_percent(far)} of strangers, {limit.threshold:.3f}",
             )

@@ -18,11 +18,14 @@ from ..base.errors import UserError
 from ..data.convention import DepthConvention
 from ..data.decoding import read_pair
 from ..data.pairs import PICTURES, PairFiles, RGBDPair
+from ..evaluate.embeddings import Embeddings
 from ..evaluate.pictures import depth_picture
 from . import gallery as store
 from . import gate
+from .check import Check, check, embeddings
 from .gallery import Gallery, Match
 from .kept import kept_crops
+from .names import letters
 from .people import People, with_threshold
 from .reading import UNDECLARED, Declared, declaring_folder, open_pair
 from .recogniser import Seen
@@ -63,9 +66,17 @@ class Desk:
     one line, for what the user can mend; the gallery is then as it was.
     """
 
-    def __init__(self, people: People, files: Sequence[PairFiles] = (), meaning: DepthConvention | None = None):
-        """files: the pairs of a run, which can be picked, and what their depth means."""
-        self.people, self.meaning = people, meaning
+    def __init__(
+        self,
+        people: People,
+        files: Sequence[PairFiles] = (),
+        meaning: DepthConvention | None = None,
+        strangers: Embeddings | None = None,
+    ):
+        """files: the pairs of a run, which can be picked, and what their depth means. strangers: whom `check` asks as well, by the
+        model of `people`.
+        """
+        self.people, self.meaning, self.strangers = people, meaning, strangers
         self.files = {row.pair_id: row for row in files}
         self.view: View | None = None
         self._looked_at: tuple[Seen, DepthConvention] | None = None
@@ -119,6 +130,8 @@ class Desk:
 
         What depth means is said by a dataset.json in the folder or above it, else by `declared`.
         """
+        if not str(folder).strip():
+            raise UserError("name the folder into which the camera writes")
         pairs = _complete(Path(folder).expanduser())
         rgb, depth = pairs[-1]
         state = (rgb, *((path.stat().st_mtime_ns, path.stat().st_size) for path in (rgb, depth)))
@@ -175,6 +188,17 @@ class Desk:
         back()
         self._search_again()
         return f"Taken back: {said}."
+
+    def check(self) -> Check:
+        """Does it work on the gallery as it is now? Strangers who have been enrolled meanwhile are not asked."""
+        gallery, strangers = self.people.gallery, self.strangers
+        if strangers is not None:
+            held, taken = embeddings(gallery), {letters(name) for name in gallery.names}
+            shown = np.isin(strangers.pair_ids, held.pair_ids)
+            taken |= {letters(name) for name in strangers.subject_ids[shown].tolist()}
+            rows = [letters(name) not in taken for name in strangers.subject_ids.tolist()]
+            strangers = strangers.select(strangers.pair_ids[rows].tolist())
+        return check(gallery, strangers)
 
     def _take_away(self, name: str, pair_id: str) -> None:
         if len(self.people.gallery.of(name)[1]) == 1:

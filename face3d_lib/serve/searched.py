@@ -150,4 +150,6 @@ def drop_copy(folder: Path, gone: bool = False) -> str:
 def _require_same(folder: Path, address: str, server: str) -> None:
     if server and not address.startswith(server.rstrip("/") + "/collections/"):
         held = address.partition("/collections/")[0]
-        raise UserError(f"{folder}: its copy is at {held}: search there, or first face3d gallery sync --gallery {folder} --drop")
+        raise UserError(
+            f"{folder}: its copy is at {held}: search there, or first face3d gallery sync --gallery {folder} --drop"
+        )

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from datetime import datetime
 
 import nbformat
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from face3d_lib.base.errors import UserError
 from face3d_lib.data.convention import DepthConvention
 from face3d_lib.data.pairs import find_pairs
+from face3d_lib.evaluate.embeddings import Embeddings
 from face3d_lib.serve.desk import Desk
 from face3d_lib.serve.desk_page import DeskPage, page_of_run, write_page
 from face3d_lib.serve.people import People
@@ -163,6 +165,8 @@ def test_names_and_pictures_that_cannot_be_enrolled(desk):
 
 def test_the_newest_pair_of_a_watched_folder(desk, faces, tmp_path):
     camera = tmp_path / "camera"
+    with pytest.raises(UserError, match="name the folder"):
+        desk.newest(" ")
     with pytest.raises(UserError, match="no such folder"):
         desk.newest(camera)
     camera.mkdir()
@@ -202,3 +206,45 @@ def test_the_page_says_what_went_wrong_and_shows_names_as_text(desk):
     desk.pick = lambda _: 1 / 0  # a fault of the program
     page.choice.value = "p0001/s1_000"
     assert "ZeroDivisionError: division by zero" in page.said.value
+
+
+def test_a_check_asks_the_strangers_who_are_not_enrolled(desk, faces, recogniser):
+    """A stranger who was enrolled meanwhile, under the own name or another one, is none."""
+    pair_ids = [f"p000{k}/s1_000" for k in range(3)]
+    vectors = [desk.pick(pair_id) and desk._looked_at[0].vector for pair_id in pair_ids]
+    owners = np.array(["p0000", "P0001", "p0002"])
+    desk.strangers = Embeddings(np.array(pair_ids), owners, np.stack(vectors))
+    assert desk.check().people == 0
+    desk.pick(pair_ids[0])
+    desk.enrol("anna")
+    assert desk.check().highest_stranger[1] in pair_ids[1:]
+    assert len(desk.check().scores["strangers"]) == 2
+    desk.pick("p0001/s2_000")  # another picture of the second stranger, under the own name
+    desk.enrol("P0001", anyway=True)
+    assert len(desk.check().scores["strangers"]) == 1
+
+
+def test_the_check_goes_when_the_gallery_is_another_one(desk):
+    page = DeskPage(desk)
+    page.choice.value = "p0000/s1_000"
+    page.name.value = "anna"
+    page.buttons["enrol"].click()
+    page.check.value = True
+    assert "1 person with 1 picture" in page.checked.value
+    page.choice.value = "p0001/s1_000"  # the same gallery
+    assert page.checked.value
+    page.buttons["undo"].click()
+    assert (page.check.value, page.checked.value) == (False, "")
+
+
+def test_one_file_alone_is_answered_by_what_is_missing(desk, faces):
+    page = DeskPage(desk)
+    for widget, ending in ((page.rgb, ".png"), (page.depth, ".npy")):
+        content = (faces / f"p0000/s1_000{ending}").read_bytes()
+        described = {"name": f"face{ending}", "type": "", "size": len(content), "last_modified": datetime.now()}
+        widget.value = (described | {"content": content},)
+        if widget is page.rgb:
+            assert "face.png is here. Now choose its depth map." in page.said.value
+    assert "Done in" in page.said.value  # though both files were taken back meanwhile
+    assert (page.rgb.value, page.depth.value, page.choice.value) == ((), (), None)
+    assert page.choice.label == "choose one"

@@ -77,22 +77,28 @@ def test_pick_enrol_upload_forget_undo(tmp_path, faces, page):
         says(page, "This is anna", "answer")
 
         other = "p0001/s1_000"
-        choose(page, "picture", faces / f"{other}.png")
-        choose(page, "depth", faces / f"{other}.npy")
+        choose(page, "colour picture", faces / f"{other}.png")
+        says(page, "s1_000.png is here. Now choose its depth map.")
+        choose(page, "depth map", faces / f"{other}.npy")
+        says(page, "Done in")
         page.wait_for_function(
             "!document.querySelector('.face3d-answer').innerText.includes('This is anna: the score 1')"
         )
         assert page.locator(".face3d-match").count() == 1
         bad = np.zeros((4, 4), np.float32)
         np.save(tmp_path / "bad.npy", bad)
-        choose(page, "picture", faces / f"{other}.png")
-        choose(page, "depth", tmp_path / "bad.npy")
+        choose(page, "colour picture", faces / f"{other}.png")
+        choose(page, "depth map", tmp_path / "bad.npy")
         says(page, "bad.npy: depth has the shape (4, 4)")
         assert page.locator(".face3d-answer").count() == 0
 
+        press(page, "check the gallery")
+        says(page, "1 person with 1 picture", "check")
+        assert page.locator("img[alt='the scores of the check']").evaluate("picture => picture.naturalWidth") > 0
         press(page, "forget")
         says(page, "Forgotten: nothing of anna")
         says(page, "Nobody is enrolled.", "enrolled")
+        assert page.locator(".face3d-check").count() == 0  # of a gallery that is another one now
         assert json.loads((gallery / "gallery.json").read_text())["people"] == []
         press(page, "undo")
         says(page, "Taken back: forget anna.")
@@ -102,7 +108,7 @@ def test_pick_enrol_upload_forget_undo(tmp_path, faces, page):
         page.wait_for_selector("button:disabled:text-is('undo')")
 
         shutil.copytree(faces / "p0002", tmp_path / "camera")
-        page.get_by_placeholder("a folder into which").fill(str(tmp_path / "camera"))
-        page.get_by_placeholder("a folder into which").press("Tab")
+        page.get_by_placeholder("the folder into which").fill(str(tmp_path / "camera"))
+        page.get_by_placeholder("the folder into which").press("Tab")
         press(page, "watch")
         says(page, "Nobody is enrolled yet.", "answer")

@@ -294,7 +294,9 @@ def test_the_commands(faces, tmp_path, server, one_load, recogniser):
     assert run.invoke(app, ["gallery", "sync", "--gallery", str(tmp_path / "g")]).stdout.endswith("is up to date\n")
     assert run.invoke(app, ["forget", "p0000", *there]).exit_code == 0
     assert held(server) == rows(open_gallery(tmp_path / "g").templates)
-    assert run.invoke(app, ["gallery", "sync", "--gallery", str(tmp_path / "g"), "--drop"]).stdout.endswith("is deleted\n")
+    assert run.invoke(app, ["gallery", "sync", "--gallery", str(tmp_path / "g"), "--drop"]).stdout.endswith(
+        "is deleted\n"
+    )
     assert server.local.get_collections().collections == []
     refused = run.invoke(app, ["identify", *pair, "--search", "faiss"])
     assert isinstance(refused.exception, UserError)
