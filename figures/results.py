@@ -103,6 +103,7 @@ CAPTIONS = {  # number of the notebook and name of the figure: what the picture 
     "48 discard": "FNMR when comparisons of low quality are discarded, for four qualities, beside 95 % of random orders.",
     "49 threshold": "Scores and ROC of the first network, and the threshold that was chosen for it on dev people.",
     "49 worst": "Two people taken for one with the highest scores, and one person taken for two with the lowest.",
+    "50 check": "What a gallery says about itself: scores of its pictures and of strangers, beside thresholds.",
     "50 matches": "Probes beside their best match in the gallery, with score and threshold.",
     "51 int8": "Scores of people never seen by the int8 file and by the float32 file of one network.",
 }
