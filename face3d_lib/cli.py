@@ -21,7 +21,6 @@ app = typer.Typer(
     help="RGB-D face recognition: notebooks as parameterised runs, and the steps of the workbook as commands.",
 )
 
-USAGE_ERROR: Any = typer.BadParameter.__base__  # what typer raises for words that no command understands
 
 Folder = Annotated[Path, typer.Option(exists=True, file_okay=False, help="folder to read")]
 Unit = Annotated[str, typer.Option(help="mm, m or pixel, for a folder without dataset.json")]

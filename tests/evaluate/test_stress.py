@@ -95,7 +95,7 @@ def test_without_a_change_the_vectors_are_those_of_the_system(tested, networks):
     sources = {s.pair_id: s for person in PEOPLE for s in (*person.enrolment, *person.probes)}
     pair_ids = tested.rows.loc[clean, "pair_id"].tolist()
     for network in networks[1:]:
-        single = Recogniser(network.name, AlignSettings(), (Part(network.load(), "", 1.0),))
+        single = Recogniser(network.name, AlignSettings(), "mm", (Part(network.load(), "", 1.0),))
         alone = [single.see(sources[pair_id].pair()).vector for pair_id in pair_ids[:4]]
         assert np.allclose(tested.vectors[network.name][clean][:4], alone, atol=1e-5)
 

@@ -384,7 +384,7 @@ def test_a_choice_changes_nothing_where_the_picture_cannot_be_used(faces, enroll
         assert isinstance(done.exception, UserError), words
     assert {path.name: path.read_bytes() for path in enrolled.iterdir()} == before
     face3d("enroll", *pair(faces, "p0000"), "--name", "p0000", "--gallery", enrolled, "--threshold", "0")
-    assert json.loads(face3d("gallery", "list", enrolled, "--json").output)["threshold"] == 0
+    assert json.loads(face3d("gallery", "list", "--gallery", enrolled, "--json").output)["threshold"] == 0
 
 
 def test_many_pairs_name_their_depth_themselves(faces, enrolled, tmp_path):

@@ -32,7 +32,7 @@ def test_a_cosine_is_the_weighted_mean_of_both_scores(recogniser, pairs):
     assert (colour.share, depth.share) == (0.97, 0.03)
     scores = []
     for part in (colour, depth):
-        alone = Recogniser("one part", recogniser.alignment, (replace(part, share=1.0),))
+        alone = replace(recogniser, parts=(replace(part, share=1.0),))
         a, b = (alone.see(pair).vector.astype(float) for pair in pairs)
         scores.append(a @ b)
     seen = [recogniser.see(pair).vector.astype(float) for pair in pairs]
