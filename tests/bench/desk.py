@@ -57,7 +57,10 @@ ACT = """async ([act, value]) => {
         list.dispatchEvent(new Event("change", {bubbles: true}))
     } else [...page.querySelectorAll("button")].find(button => button.innerText.trim() === act).click()
     const wait = milliseconds => new Promise(done => setTimeout(done, milliseconds))
-    while (!last || performance.now() - last < 400) await wait(50)  // the answer comes in several messages
+    while (!last || performance.now() - last < 400) {  // the answer comes in several messages
+        if (performance.now() - begun > 30000) throw new Error(act + ": no answer: " + page.innerText)
+        await wait(50)
+    }
     watch.disconnect()
     const decoding = performance.now()
     await Promise.all([...page.querySelectorAll("img")].map(picture => picture.decode()))
