@@ -137,7 +137,7 @@ def push_model(folder: Path, card: ModelCard, source: str, name: str, about: Abo
     text = card.model_copy(update={"about": about}).model_dump_json(indent=2) + "\n"
     weights = (Path(folder) / WEIGHTS).read_bytes()
     if hashlib.sha256(weights).hexdigest() != card.weights_sha256:
-        raise UserError(f"{folder}/{WEIGHTS}: not the weights that the card describes: train the model again")
+        raise UserError(f"{folder}/{WEIGHTS}: not the weights that the card describes: train or fetch the model again")
     entry = Entry(
         card_sha256=hashlib.sha256(text.encode()).hexdigest(),
         weights_sha256=str(card.weights_sha256),

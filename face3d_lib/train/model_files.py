@@ -134,9 +134,11 @@ def load_model(
     try:
         weights = path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}): train the model again") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}): train or fetch the model again") from None
     if hashlib.sha256(weights).hexdigest() != card.weights_sha256:
-        raise UserError(f"{path}: not the weights that card.json describes (SHA-256 differs): train the model again")
+        raise UserError(
+            f"{path}: not the weights that card.json describes (SHA-256 differs): train or fetch the model again"
+        )
     if pack is not None:
         _require_fit(folder, card, pack.info["source"])
     try:

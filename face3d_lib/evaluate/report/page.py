@@ -198,7 +198,14 @@ def _environment(tex_marks: bool = False) -> Environment:
 
 
 def report_run(run: str, output: Path | None, csv: Path | None, tables: Path | None, faces: bool) -> list[str]:
-    """Write the report, and its tables where folders are given; returns the lines for the user."""
+    """Write the report, and its tables where folders are given; returns the lines for the user.
+
+    UserError where `output` has another ending than .html, because it would be replaced.
+    """
+    if output and output.suffix.lower() not in (".html", ".htm"):
+        raise UserError(
+            f"{output}: the report is a page, and a file there would be replaced: give a name that ends in .html"
+        )
     report = make_report(run, faces)
     path = output or run_folder(run) / "report.html"
     write_report(report, path)

@@ -145,6 +145,15 @@ def test_names_are_escaped_in_html_and_in_tex(runs, tmp_path):
     assert r"<script>alert(1)<\_script> \& 100\%\_\{\$x\}\textasciitilde{}\textasciicircum{}\#" in line
 
 
+def test_a_report_never_replaces_what_is_no_page(runs, tmp_path):
+    make_run(runs, PEOPLE, ("rgb", "depth"))
+    (tmp_path / "data.npz").write_bytes(b"scores")
+    answer = CliRunner().invoke(app, ["report", "small", "--output", str(tmp_path / "data.npz")])
+    assert answer.exit_code
+    assert "ends in .html" in str(answer.exception)
+    assert (tmp_path / "data.npz").read_bytes() == b"scores"
+
+
 def test_the_tables_as_csv_and_tex(runs, tmp_path):
     make_run(runs, PEOPLE, ("rgb", "depth"))
     answer = CliRunner().invoke(app, ["report", "small", "--csv", str(tmp_path / "c"), "--tex", str(tmp_path / "t")])
