@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -94,6 +95,14 @@ class Gallery:
     def owner(self) -> np.ndarray:
         """(N,) int: the place in `names` of the person whom each vector belongs to."""
         return np.repeat(np.arange(len(self.pictures)), [len(person) for person in self.pictures])
+
+    @cached_property
+    def of_depth(self) -> dict[str, tuple[Picture, ...]]:
+        """The pictures of each depth map, by its SHA-256, so that asking a large gallery does not look at every picture."""
+        found: dict[str, tuple[Picture, ...]] = {}
+        for picture in (picture for person in self.pictures for picture in person if picture.depth_sha256):
+            found[picture.depth_sha256] = (*found.get(picture.depth_sha256, ()), picture)
+        return found
 
     def _mean_of_each(self, weights: np.ndarray) -> np.ndarray:
         if len(self.vectors) == len(self.names):

@@ -138,7 +138,7 @@ def not_live(seen: Seen, gallery: Gallery) -> str:
     """
     if seen.not_live:
         return seen.not_live
-    held = (picture for shown in gallery.pictures for picture in shown)
+    held = gallery.of_depth.get(seen.pair.depth_sha256, ())
     return next((said for picture in held if (said := frozen(seen.pair, picture))), "")
 
 
