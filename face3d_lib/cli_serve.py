@@ -16,6 +16,8 @@ from .cli_said import print_json, progress, say_answers, say_enrolled, say_faces
 if TYPE_CHECKING:
     from .serve.people import People
     from .serve.reading import Declared
+    from .serve.recogniser import Recogniser
+    from .serve.strangers import Strangers
 
 commands = typer.Typer()  # of the first level
 gallery = typer.Typer(no_args_is_help=True, help="Look at a gallery of enrolled people, check it, and change it.")
@@ -27,8 +29,7 @@ There = Annotated[Path, typer.Option("--gallery", help="folder of the gallery")]
 Model = Annotated[
     str,
     typer.Option(
-        help="pretrained, RUN:MODEL as demo:rgbd/30_train_softmax, or a folder with card.json and model.safetensors; "
-        "default: the gallery's, and pretrained for a new one"
+        help="pretrained, one of `face3d models list`, RUN:MODEL as demo:rgbd/30_train_softmax, or a folder with card.json"
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="print JSON and nothing else, errors included")]
@@ -41,7 +42,6 @@ Scale = Annotated[
         help="number in a depth file times this factor = depth in the unit; default 1",
     ),
 ]
-Far = Annotated[float, typer.Option(help="share of strangers who may be accepted")]
 Threshold = Annotated[float | None, typer.Option(help="a fixed threshold instead")]
 MissingDepth = Annotated[
     bool, typer.Option("--allow-missing-depth", help="without depth answer by colour alone, liveness unasked")
@@ -165,8 +165,9 @@ def identify(
 
         pairs = pairs_of(rgb)
         asked = (declared, k, allow_missing_depth, not no_liveness)
-        rows = identify_many(People.open(folder, search=search), pairs, *asked, progress(as_json))
-        say_answers(rows, as_json)
+        people = People.open(folder, search=search)
+        rows = identify_many(people, pairs, *asked, progress(as_json))
+        say_answers(rows, as_json, people.names if rgb.is_dir() else ())
         raise typer.Exit(0 if all(row["error"] is None for row in rows) else NO)
     rgb = existing(rgb, "picture")
     if depth is None and not allow_missing_depth:
@@ -185,7 +186,7 @@ def verify(
     rgb2: Annotated[Path, typer.Argument(help="another picture")],
     depth2: Annotated[Path, typer.Argument(help="its depth")],
     model: Model = "pretrained",
-    far: Far = 0.01,
+    far: Annotated[float | None, typer.Option(help="share of two people who may pass as one; 0.01 by default")] = None,
     threshold: Threshold = None,
     as_json: Json = False,
     allow_missing_depth: MissingDepth = False,
@@ -197,7 +198,9 @@ def verify(
     """Do two pairs show the same person? Exit code 0: yes; 3: no.
 
     Example: face3d verify anna1.png anna1.npy anna2.png anna2.npy
+    Example: face3d verify anna1.png anna1.npy anna2.png anna2.npy --far 0.001
     """
+    _one_of(far, threshold)
     from .serve.reading import existing, naming, open_pair
 
     declared = (depth_unit or None, larger_is or None, depth_scale or None)
@@ -206,6 +209,7 @@ def verify(
         (existing(rgb2, "picture"), existing(depth2, "depth")),
     ]
     pairs = [open_pair(*pair, declared)[0] for pair in files]
+    from .serve.people import FAR
     from .serve.people import verify as compare
     from .serve.recogniser import Recogniser
 
@@ -215,7 +219,7 @@ def verify(
         with naming(file):
             seen.append(recogniser.see(pair, allow_missing_depth=allow_missing_depth))
     a, b = seen
-    verdict = compare(recogniser, a, b, far, threshold, not no_liveness)
+    verdict = compare(recogniser, a, b, FAR if far is None else far, threshold, not no_liveness)
     if as_json:
         print_json(verdict)
     else:
@@ -311,6 +315,44 @@ def check(
     print_json(result) if as_json else print(as_text(result))
 
 
+@gallery.command("threshold")
+def choose_threshold(
+    folder: There,
+    far: Annotated[float | None, typer.Option(help="share of strangers who may be accepted")] = None,
+    threshold: Threshold = None,
+    strangers: Annotated[
+        Path | None, typer.Option(help="folder of other people before your camera, by whose scores it is chosen")
+    ] = None,
+    as_json: Json = False,
+    depth_unit: Unit = "",
+    larger_is: Direction = "",
+    depth_scale: Scale = None,
+) -> None:
+    """Choose from which score on the gallery names anybody. What is chosen also holds for people who are enrolled later.
+
+    Example: face3d gallery threshold --gallery people --far 0.001
+    Example: face3d gallery threshold --gallery people --strangers other_faces
+    """
+    from .serve.gallery import open_gallery
+    from .serve.people import choose
+    from .serve.recogniser import Recogniser
+
+    _one_of(far, threshold)
+    found, table = open_gallery(folder), None
+    if far is None and threshold is None and strangers is None:
+        raise UserError("nothing to choose by: give --far, --threshold or --strangers")
+    if strangers:
+        recogniser = Recogniser.load(found.model)
+        found.require_model(recogniser.model_id, folder)
+        declared = (depth_unit or None, larger_is or None, depth_scale or None)
+        table = _measured(strangers, recogniser, declared, as_json)
+    found = choose(folder, far, threshold, table)
+    if as_json:
+        print_json({"threshold": found.threshold, "development_far": found.development_far, "note": found.note})
+    else:
+        print(f"threshold {found.threshold:.3f} ({found.note})")
+
+
 @gallery.command()
 def rename(
     folder: There,
@@ -375,19 +417,17 @@ def _open_to_enrol(
 
     The second is called when the pictures have been found usable, so that a mistake changes nothing.
     """
-    from .serve.batches import strangers_of
-    from .serve.gallery import exists
+    from .serve.gallery import exists, open_gallery
     from .serve.people import FAR, People
-    from .serve.recogniser import Recogniser
-    from .serve.strangers import Strangers
+    from .serve.recogniser import DEFAULT, Recogniser
 
     far, threshold, strangers, keep_crops = chosen
+    _one_of(far, threshold)
     recogniser = Recogniser.load(model) if model else None
     table = None
     if strangers:
-        recogniser = recogniser or Recogniser.load()
-        vectors = strangers_of(strangers, recogniser, declared, progress(as_json))
-        table = Strangers.measure(vectors, strangers.name)
+        recogniser = recogniser or Recogniser.load(open_gallery(folder).model if exists(folder) else DEFAULT)
+        table = _measured(strangers, recogniser, declared, as_json)
     people = People.open(folder, recogniser, FAR if far is None else far, threshold, keep_crops, table)
 
     def choose() -> None:
@@ -395,6 +435,18 @@ def _open_to_enrol(
             people.choose(far, threshold, table, keep_crops or None)
 
     return people, choose
+
+
+def _measured(folder: Path, recogniser: "Recogniser", declared: "Declared", as_json: bool) -> "Strangers":
+    from .serve.batches import strangers_of
+    from .serve.strangers import Strangers
+
+    return Strangers.measure(strangers_of(folder, recogniser, declared, progress(as_json)), folder.name)
+
+
+def _one_of(far: float | None, threshold: float | None) -> None:
+    if far is not None and threshold is not None:
+        raise UserError("--far chooses a threshold and --threshold gives one: leave one of them out")
 
 
 def _identify_in_run(

@@ -112,7 +112,8 @@ def _chosen(path: Path, name: str, declared: dict[str, Any], given: str | None, 
     value = declared.get(name, given)
     if value is None:
         raise UserError(
-            f"{path}: {name} is not declared: write it there or pass it as a parameter, "
+            f"{path}: {name} is not declared: write it there, or give the parameter {name} "
+            f"(--{name.replace('_', '-')} on the command line), "
             f'one of {", ".join(allowed)} (the data of the legacy project: "pixel", "nearer")'
         )
     if value not in allowed:

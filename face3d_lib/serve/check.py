@@ -18,6 +18,7 @@ from .names import letters
 from .strangers import Strangers, shipped
 
 FEWEST_PEOPLE = 5  # of whom a rate is believed
+MOST_SCORES = 5_000_000  # that are computed after each enrolment, to tell whether the threshold fits
 FARS = (0.1, 0.01, 0.001)
 DRAWS = 20  # of which pictures make a smaller template
 
@@ -73,7 +74,7 @@ def check(gallery: Gallery, strangers: Embeddings | None = None, replicates: int
     counts = np.array([len(shown) for shown in gallery.pictures])
     scores = _left_out(gallery)  # (N, G)
     own = scores[np.arange(len(owner)), owner] if len(owner) else np.empty(0)
-    others = np.where(np.arange(len(names))[None] == owner[:, None], FAILED, scores)
+    others = _of_others(scores, owner)
     best_other = others.max(axis=1, initial=FAILED)
     asked = counts[owner] > 1 if len(owner) else np.empty(0, bool)
     accepted = np.maximum(own, best_other) >= gallery.threshold
@@ -96,6 +97,11 @@ def check(gallery: Gallery, strangers: Embeddings | None = None, replicates: int
     )  # fmt: skip
     found.advice.extend(_advice(found, gallery))
     return found
+
+
+def _of_others(scores: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """The scores (N, G) of pictures with people, with FAILED at each picture's own person."""
+    return np.where(np.arange(scores.shape[1])[None] == owner[:, None], FAILED, scores)
 
 
 def embeddings(gallery: Gallery) -> Embeddings:
@@ -245,17 +251,41 @@ def _by_strangers(
     return expected, limits
 
 
+def doubt_of(gallery: Gallery) -> str:
+    """Why the threshold does not fit this gallery's camera, "" where nothing shows it.
+
+    The enrolled people are asked as strangers to one another. If more of them get a name than the threshold is meant to let
+    pass, by the lower end of a 95 % interval over people, other people with another camera were no measure for it.
+    """
+    if gallery.fixed or len(gallery.names) < FEWEST_PEOPLE or len(gallery.vectors) * len(gallery.names) > MOST_SCORES:
+        return ""
+    alarms = _of_others(_left_out(gallery), gallery.owner).max(axis=1) >= gallery.threshold
+    return _doubt(mean_bootstrap(alarms.astype(float), gallery.owner, 200), gallery)
+
+
+def _doubt(alarms: Interval, gallery: Gallery) -> str:
+    if gallery.fixed or not alarms.low > gallery.development_far:
+        return ""
+    return (
+        f"{alarms.value:.0%} of the pictures get somebody else's name when their own person is left out, and the threshold "
+        f"is meant for {gallery.development_far:.1%} of strangers: it does not fit your camera, or your people are unusually alike. Measure it with others: "
+        "face3d gallery threshold --strangers FOLDER"
+    )
+
+
 def _advice(found: Check, gallery: Gallery) -> list[str]:
-    lines = []
+    lines = [doubt] if (doubt := _doubt(found.alarms, gallery)) else []
     if found.closest[0] >= gallery.threshold:
         score, one, other = found.closest
         lines.append(f"{one!r} and {other!r} are as alike as one person ({score:.3f}): one person twice, or siblings?")
     if single := [name for name, shown in zip(gallery.names, gallery.pictures, strict=True) if len(shown) == 1]:
-        lines.append(f"{len(single)} people have one picture, such as {single[0]!r}: enrol a second one of each")
+        people = "1 person has" if len(single) == 1 else f"{len(single)} people have"
+        lines.append(f"{people} one picture, such as {single[0]!r}: enrol a second one of each")
     if found.one_more.low > 0:
         lines.append(f"one more picture of each person may add {found.one_more.value:.1%} of right names")
     if found.right.value < 0.8:
         lines.append(
-            "fewer than 80 % of the pictures get their name: enrol better pictures, or let more strangers pass (--far)"
+            "fewer than 80 % of the pictures get their name: enrol better pictures, measure the threshold on other people before "
+            "your camera (face3d gallery threshold --strangers FOLDER), or let more strangers pass (--far)"
         )
     return lines

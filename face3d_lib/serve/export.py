@@ -25,6 +25,7 @@ from ..base.atomic import write_bytes
 from ..base.errors import UserError
 from ..data.pack import Batch, Pack
 from ..data.warp import MM_PER_TEMPLATE_PX, TEMPLATE_112, reference_of
+from ..train.encodings import ENCODINGS
 from .onnx_page import FORMAT
 from .recogniser import Recogniser
 
@@ -144,6 +145,7 @@ def facts(recogniser: Recogniser, precision: str) -> dict:
         "normalised_inside_the_graph": True,
         "depth": {
             "unit": unit,
+            "units": ["mm", "pixel"] if all(ENCODINGS[name].unit == "any" for name in encodings) else [unit],
             "encoded_inside_the_graph": bool(encodings),
             "measured_by": TEMPLATE_112.tolist(),  # its eyes lie 63 mm apart
             "mm_per_px": MM_PER_TEMPLATE_PX,

@@ -37,7 +37,9 @@ def gallery_folder(run: str) -> Path:
     """The folder of the run's gallery; UserError names the command that makes one."""
     stage = find_stage(run, STAGE)
     if stage is None or not (stage / "gallery" / "gallery.json").is_file():
-        raise UserError(f"run {run} has no gallery: face3d run {STAGE} {run} enrols its people")
+        raise UserError(
+            f"run {run} has no gallery: name one with --gallery, or face3d run {STAGE} {run} enrols the run's people"
+        )
     return stage / "gallery"
 
 

@@ -33,8 +33,8 @@ def folder_of(name: str) -> Path:
         if (place / "card.json").is_file():
             return place
     raise UserError(
-        f"model {name}: no such model: give a folder that holds card.json, RUN:MODEL such as "
-        "demo:rgbd/30_train_softmax, dlib, depth_synthetic, or fetch it: face3d models get"
+        f"model {name}: no such model: give one that `face3d models list` names, RUN:MODEL such as "
+        "demo:rgbd/30_train_softmax, or a folder that holds card.json; or fetch it: face3d models get"
     )
 
 

@@ -53,14 +53,23 @@ class FaceNetwork:
                     "compared with the stored ones: embed the stored pictures again with this file"
                 )
 
-    def crop(self, rgb: np.ndarray, depth: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+    def crop(
+        self, rgb: np.ndarray, depth: np.ndarray, points: np.ndarray, unit: str = ""
+    ) -> tuple[np.ndarray, np.ndarray, float]:
         """The crops of one picture: (S, S, 3) uint8 and (S, S) float32, and the depth units that a crop pixel measures.
 
-        rgb (H, W, 3) uint8; depth (H, W), larger = farther, 0 = no reading, in the unit of `facts`; points (5, 2) px.
+        rgb (H, W, 3) uint8; depth (H, W), larger = farther, 0 = no reading; points (5, 2) px. unit: of depth, "mm", or "pixel" where
+        one unit is as long as a pixel of the picture is wide; by default that of `facts`. Turn depth that is larger
+        where it is nearer round before: `np.where(depth > 0, depth.max() + 1 - depth, 0)`. ValueError: the network
+        cannot take this unit, or what is given cannot be a face.
+
         Colour is interpolated linearly, after whole blocks are averaged where the crop is smaller than the picture;
         depth is taken from the nearest pixel, so that every reading was measured.
         """
         alignment, about = self.facts["alignment"], self.facts["depth"]
+        unit, fitting = unit or about["unit"], about.get("units", [about["unit"]])
+        if unit not in fitting:
+            raise ValueError(f"depth in {unit!r}: this network takes depth in {' or '.join(fitting)}")
         if alignment["template"] is None:
             raise ValueError(f"the network takes crops of alignment {alignment['mode']!r}, which uses no template")
         depth = np.nan_to_num(np.asarray(depth, np.float32), nan=0, posinf=0, neginf=0)
@@ -68,7 +77,7 @@ class FaceNetwork:
             raise ValueError(
                 f"rgb (H, W, 3) uint8 and depth (H, W) expected, not {rgb.shape} {rgb.dtype}, {depth.shape}"
             )
-        if about["unit"] == "mm" and 0 < depth.max() < NEAREST_MM:
+        if unit == "mm" and 0 < depth.max() < NEAREST_MM:
             raise ValueError(f"the farthest reading is {depth.max():.3g} mm: are these metres? multiply by 1000")
         matrix, size = similarity(points, alignment["template"]), alignment["image_size"]
         scale = np.hypot(*matrix[:, 0])
@@ -87,7 +96,7 @@ class FaceNetwork:
         upper = at(means, left, top) * (1 - right) + at(means, left + 1, top) * right
         lower = at(means, left, top + 1) * (1 - right) + at(means, left + 1, top + 1) * right
         crop = (upper * (1 - down) + lower * down + 0.5).astype(np.uint8)
-        if about["unit"] == "pixel":
+        if unit == "pixel":
             return crop, near * np.float32(scale), 1.0
         measure = np.hypot(*similarity(points, about["measured_by"])[:, 0])  # px of 63 mm between the eyes
         return crop, near, float(about["mm_per_px"] * measure / scale)

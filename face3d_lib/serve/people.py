@@ -117,6 +117,7 @@ class People:
         fixed = threshold is not None
         if threshold is not None:
             checked_threshold(threshold)
+        checked_far(far)
         fresh = Gallery(
             (), empty, recogniser.model_id, NOBODY_YET if threshold is None else threshold, far, recogniser.name,
             note="given by hand" if fixed else "", keep_crops=keep_crops, fixed=fixed, strangers=strangers,
@@ -239,20 +240,7 @@ class People:
         keep_crops: bool | None = None,
     ) -> None:
         """Change how the gallery chooses its threshold (see `open`), or whether it keeps pixels from now on."""
-
-        def changed(gallery: Gallery) -> Gallery:
-            if threshold is not None:
-                gallery = replace(gallery, threshold=checked_threshold(threshold), fixed=True, note="given by hand")
-            elif far is not None or strangers is not None:
-                gallery = replace(
-                    gallery,
-                    fixed=False,
-                    development_far=gallery.development_far if far is None else far,
-                    strangers=strangers or gallery.strangers,
-                )
-            return with_threshold(replace(gallery, keep_crops=gallery.keep_crops if keep_crops is None else keep_crops))
-
-        store.change(self.folder, changed)
+        choose(self.folder, far, threshold, strangers, keep_crops)
 
     def rename(self, name: str, new: str) -> None:
         """Give a person another name. UserError where nobody has the old one, or somebody the new one."""
@@ -265,6 +253,37 @@ class People:
     def forget(self, name: str) -> str:
         """Delete a person: nothing of the person stays in any file of the folder. Returns the name as it was enrolled."""
         return store.forget(self.folder, name)
+
+
+def choose(
+    folder: Path,
+    far: float | None = None,
+    threshold: float | None = None,
+    strangers: Strangers | None = None,
+    keep_crops: bool | None = None,
+) -> Gallery:
+    """`People.choose` for the gallery of a folder, whose networks are not needed; returns the gallery."""
+
+    def changed(gallery: Gallery) -> Gallery:
+        if threshold is not None:
+            gallery = replace(gallery, threshold=checked_threshold(threshold), fixed=True, note="given by hand")
+        elif far is not None or strangers is not None:
+            gallery = replace(
+                gallery,
+                fixed=False,
+                development_far=gallery.development_far if far is None else checked_far(far),
+                strangers=strangers or gallery.strangers,
+            )
+        return with_threshold(replace(gallery, keep_crops=gallery.keep_crops if keep_crops is None else keep_crops))
+
+    return store.change(folder, changed)
+
+
+def checked_far(far: float) -> float:
+    """`far`, if it is a share of strangers that can be asked for. UserError where it is not between 0 and 1."""
+    if not 0 < far < 1:
+        raise UserError(f"far {far:g}: a share of strangers between 0 and 1 is expected, such as 0.01")
+    return far
 
 
 def checked_threshold(threshold: float) -> float:

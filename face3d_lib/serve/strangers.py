@@ -5,8 +5,9 @@ reaches it, and comparisons were independent, that happens to 1 - (1 - p)^G of t
 measured on, .0099, .0099, .0114 and .0104 of the strangers were accepted by galleries of 1, 5, 10 and 20 of them at the
 thresholds for .01 (200 draws each, one picture a person).
 
-The tables that come with the library (weights/strangers.json) belong to the recognisers "pretrained" and "rgbd_synthetic":
-real people are in them as numbers only. What they were measured on stands in their `source`.
+The table that comes with the library (weights/strangers.json) belongs to the recogniser "pretrained": real people are in it as
+numbers only. What it was measured on stands in its `source`. A network that has seen drawn faces alone gets none: how high
+strangers score depends too much on what they are drawn or recorded with.
 """
 
 import json

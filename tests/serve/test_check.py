@@ -8,7 +8,8 @@ import pytest
 from face3d_lib.base.atomic import plain
 from face3d_lib.base.errors import UserError
 from face3d_lib.evaluate.embeddings import Embeddings
-from face3d_lib.serve.check import check
+from face3d_lib.serve import check as checks
+from face3d_lib.serve.check import check, doubt_of
 from face3d_lib.serve.check_shown import as_html, as_text, draw
 from face3d_lib.serve.gallery import Gallery, Picture
 from face3d_lib.serve.strangers import Strangers
@@ -135,3 +136,16 @@ def test_names_and_pictures_are_shown_as_text():
     assert "<b>" not in as_html(found)
     assert "&lt;b&gt;$x$" in as_html(found)
     draw(found).canvas.draw()  # no formula, though there are dollar signs
+
+
+def test_a_threshold_that_does_not_fit_the_camera_is_doubted(monkeypatch):
+    """Faces before another camera, or drawn ones, were all as alike as one person, and nobody was told."""
+    alike = {name: (3 * k, 3 * k + 1) for k, name in enumerate("abcdefgh")}
+    assert "100% of the pictures get somebody else's name" in doubt_of(gallery(alike, fixed=False))
+    assert check(gallery(alike, fixed=False)).advice[0] == doubt_of(gallery(alike, fixed=False))
+    assert "gallery threshold --strangers" in doubt_of(gallery(alike, fixed=False))
+    assert doubt_of(gallery(alike)) == "", "a threshold given by hand is its owner's"
+    assert doubt_of(gallery(FIVE, fixed=False)) == ""
+    assert "unusually alike" in doubt_of(gallery(alike, fixed=False)), "siblings have the same effect"
+    monkeypatch.setattr(checks, "MOST_SCORES", 10)
+    assert doubt_of(gallery(alike, fixed=False)) == "", "a large gallery is not compared with itself after each picture"

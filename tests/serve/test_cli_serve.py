@@ -395,6 +395,52 @@ def test_many_pairs_name_their_depth_themselves(faces, enrolled, tmp_path):
         assert "leave out DEPTH" in str(done.exception)
 
 
+def test_the_threshold_is_chosen_without_enrolling_again(faces, enrolled, recogniser):
+    before = json.loads(face3d("gallery", "list", "--gallery", enrolled, "--json").output)["threshold"]
+    done = json.loads(face3d("gallery", "threshold", "--gallery", enrolled, "--far", 0.2, "--json").output)
+    assert done["threshold"] < before
+    assert done["development_far"] == 0.2
+    assert "for FAR 0.2 with 2 people" in done["note"]
+    shown = json.loads(face3d("gallery", "list", "--gallery", enrolled, "--json").output)
+    assert shown["threshold"] == done["threshold"]
+    others = face3d("gallery", "threshold", "--gallery", enrolled, "--strangers", faces)
+    assert "other people" in others.output
+    for words, said in (
+        (["--far", 0.1, "--threshold", 0.9], "leave one of them out"),
+        (["--far", 1.5], "between 0 and 1"),
+        ([], "nothing to choose by"),
+    ):
+        refused = face3d("gallery", "threshold", "--gallery", enrolled, *words)
+        assert said in str(refused.exception), words
+    both = face3d("verify", *pair(faces, "p0000"), *pair(faces, "p0001"), "--far", 0.1, "--threshold", 0.9)
+    assert "leave one of them out" in str(both.exception)
+
+
+def test_strangers_are_measured_by_the_model_of_the_gallery(faces, tmp_path, one_load):
+    """Without --model they were measured by the default, and the gallery was refused."""
+    first = face3d("enroll", faces, "--gallery", tmp_path / "g", "--model", "rgbd_synthetic", "--anyway")
+    assert first.exception is None or isinstance(first.exception, SystemExit), first.output
+    again = face3d("enroll", faces, "--gallery", tmp_path / "g", "--strangers", faces)
+    assert "on 3 other people" in again.output or "of 3 other people" in again.output
+
+
+def test_right_names_are_counted_where_the_folders_name_people(faces, enrolled):
+    assert face3d("identify", faces, "--gallery", enrolled).output.splitlines()[-1] == (
+        "of 8 pictures of enrolled people, by their folders: 2 got the right name, 0 another one, 6 none"
+    )
+
+
+def test_what_refuses_a_picture_comes_first():
+    from face3d_lib.cli_said import _reasons
+    from face3d_lib.serve.gate import Finding
+    from face3d_lib.serve.people import Enrolment
+
+    small, dark = Finding("eye_px", False, "come closer"), Finding("brightness", True, "add light")
+    assert _reasons(Enrolment("a", "a/1", "refused", (small, dark))) == "add light (besides: come closer)"
+    assert _reasons(Enrolment("a", "a/1", "enrolled", (small,))) == "come closer"
+    assert _reasons(Enrolment("a", "a/1", "enrolled")) == ""
+
+
 def test_a_picture_alone_is_answered_where_that_is_asked_for(faces, enrolled):
     rgb = pair(faces, "p0000")[0]
     words = ["identify", rgb, "--gallery", enrolled]

@@ -118,6 +118,26 @@ def test_the_default_of_two_networks_is_one_file_for_the_same_gallery(tmp_path):
     assert np.linalg.norm(exact[:, :128], axis=1) == pytest.approx(np.sqrt(recogniser.parts[0].share), abs=1e-3)
 
 
+def test_depth_in_pixels_gives_the_vector_of_the_library(exported):
+    """The page took every depth for mm: the cosine with the library's vector fell to .988 on such data."""
+    network, card, file = exported["rgbd"]
+    page = FaceNetwork(file.path)
+    pair, points, found = synthetic(0)
+    per_px = 63.0 / np.linalg.norm(points[1] - points[0])  # mm
+    in_pixels = replace(pair, depth=pair.depth / np.float32(per_px), depth_unit="pixel")
+    wanted = Recogniser.of("rgbd", network, card).see(in_pixels, found).vector
+    rgb, depth, depth_per_px = page.crop(pair.rgb, in_pixels.depth, points, "pixel")
+    assert page.embed(rgb[None], depth[None], [depth_per_px])[0] @ wanted > 0.9999
+    rgb, depth, depth_per_px = page.crop(pair.rgb, in_pixels.depth, points)
+    assert page.embed(rgb[None], depth[None], [depth_per_px])[0] @ wanted < 0.9999, "the unit makes a difference"
+    nearer = np.where(in_pixels.depth > 0, 2000 - in_pixels.depth, 0)
+    turned = np.where(nearer > 0, nearer.max() + 1 - nearer, 0)
+    rgb, depth, depth_per_px = page.crop(pair.rgb, turned, points, "pixel")
+    assert page.embed(rgb[None], depth[None], [depth_per_px])[0] @ wanted > 0.9999
+    with pytest.raises(ValueError, match="takes depth in mm"):
+        FaceNetwork(exported["early"][2].path).crop(pair.rgb, in_pixels.depth, points, "pixel")
+
+
 def test_the_median_of_readings_is_that_of_torch():
     class Median(torch.nn.Module):
         def forward(self, x):
