@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 TEST_ENV := FACE3D_RUNS=runs/.test
 RUN ?= default
+GALLERY ?= people
 EXPLORE := $(basename $(notdir $(wildcard notebooks/49_*.ipynb)))
 DESK := $(basename $(notdir $(wildcard notebooks/50_*.ipynb)))
 PLAN := $(BIN)/python -m face3d_lib.runs.plan
@@ -52,9 +53,13 @@ explore: env ## a page in the browser: move the threshold of run default and see
 	@$(BIN)/face3d run $(EXPLORE) $(RUN)
 	$(BIN)/voila "$${FACE3D_RUNS:-runs}/$(RUN)/$(EXPLORE)/$(EXPLORE).ipynb"
 
-desk: env ## a page in the browser: enrol, recognise and forget people with the model of run default (make desk RUN=demo)
+desk: env ## a page in the browser: enrol, recognise, forget; GALLERY=people (folder), DATA=faces (pairs to pick), or RUN=demo
+ifeq ($(origin RUN),file)
+	FACE3D_GALLERY="$(GALLERY)" FACE3D_DATA="$(or $(DATA),$(FACE3D_DATA))" $(BIN)/voila desk.py
+else
 	@$(BIN)/face3d run $(DESK) $(RUN)
 	$(BIN)/voila "$${FACE3D_RUNS:-runs}/$(RUN)/$(DESK)/desk.ipynb"
+endif
 
 lint: env ## ruff on library, tests and notebooks; mypy on the library
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -73,7 +73,7 @@ class Desk:
         meaning: DepthConvention | None = None,
         strangers: Embeddings | None = None,
     ):
-        """files: the pairs of a run, which can be picked, and what their depth means. strangers: whom `check` asks as well, by the
+        """files: pairs which can be picked, and what their depth means. strangers: whom `check` asks as well, by the
         model of `people`.
         """
         self.people, self.meaning, self.strangers = people, meaning, strangers
@@ -94,10 +94,10 @@ class Desk:
         return self._undo[-1][0] if self._undo else ""
 
     def pick(self, pair_id: str) -> View:
-        """Look at a pair of the run."""
+        """Look at one of the pairs that can be picked."""
         self.view, meaning = None, self.meaning
         if pair_id not in self.files or meaning is None:
-            raise UserError(f"{pair_id}: no pair of this run: pick another one")
+            raise UserError(f"{pair_id}: no pair of this list: pick another one")
         return self._look(lambda: (read_pair(self.files[pair_id], meaning), meaning))
 
     def upload(self, rgb: tuple[str, bytes], depth: tuple[str, bytes], declared: Declared) -> View:

@@ -15,7 +15,8 @@ import pandas as pd
 
 from ..base.atomic import write_bytes
 from ..base.errors import UserError
-from ..data.convention import DIRECTIONS, UNITS, read_source
+from ..base.paths import relative
+from ..data.convention import DIRECTIONS, UNITS, read_convention, read_source
 from ..data.pairs import failure, find_pairs
 from ..data.splits import Splits, read_splits
 from ..evaluate.embeddings import Embeddings
@@ -36,6 +37,20 @@ POLL_SECONDS = 0.5  # between two looks at a watched folder
 BARS = 260  # px: the width of a score of 1
 WIDE = {"width": "100%"}
 BLACK = "#222222"
+
+
+def page_of_gallery(folder: str | Path, raw: Path | None = None) -> ipywidgets.Widget:
+    """The page for the gallery of a folder, which need not exist yet, by the gallery's own model; "pretrained" for a new one.
+
+    raw: a folder of raw pairs, which can be picked; its dataset.json says what their depth means. No run is needed.
+
+    A line of text comes back where the page cannot be opened, as where the folder holds something else.
+    """
+    try:
+        files, meaning = (find_pairs(raw), read_convention(raw)) if raw else ((), None)
+        return DeskPage(Desk(People.open(Path(folder).expanduser()), files, meaning))
+    except UserError as error:
+        return ipywidgets.HTML(_line(str(error), RED))
 
 
 def page_of_run(run: str, model: str, recogniser: str = "", far: float = 0.1) -> ipywidgets.Widget:
@@ -94,6 +109,7 @@ class DeskPage(ipywidgets.VBox):
         self._watching: asyncio.Task | None = None
         self.said, self.shown, self.checked = (ipywidgets.HTML(layout=WIDE) for _ in range(3))
         self.enrolled = ipywidgets.HTML(layout={"margin": "2px 10px"})
+        self._where = f"<small>(in {html.escape(relative(desk.people.folder))})</small>"
         first = [pair_id for pair_id in picks if pair_id in desk.files]
         options = first + [pair_id for pair_id in desk.files if pair_id not in set(first)]
         self.choice = ipywidgets.Dropdown(options=[("choose one", None), *((name, name) for name in options)])
@@ -115,7 +131,7 @@ class DeskPage(ipywidgets.VBox):
         self._connect()
         ways = [("from the camera", [self.folder, self.watch]), ("or from two files", [self.rgb, self.depth])]
         ways += [("whose depth", [self.unit, self.larger])]
-        ways += [("or from this run", [self.choice])] if options else []
+        ways += [("or from this list", [self.choice])] if options else []
         ways += [("the person", [self.name, *self.buttons.values(), self.anyway])]
         ways += [("the gallery", [self.check, self.enrolled])]
         super().__init__([*(_row(*way) for way in ways), self.said, self.checked, self.shown])
@@ -196,7 +212,7 @@ class DeskPage(ipywidgets.VBox):
         if names != self.name.options:  # what is checked is another gallery now
             self.name.options = names
             self.check.value = False
-        self.enrolled.value = f'<span class="face3d-enrolled">{_people(names)}</span>'
+        self.enrolled.value = f'<span class="face3d-enrolled">{_people(names)}</span> {self._where}'
         self.buttons["undo"].disabled = not self.desk.undoes
         self.buttons["undo"].tooltip = self.desk.undoes
         self.buttons["enrol"].disabled = self.desk.view is None

@@ -1,4 +1,4 @@
-"""How soon the application of notebook 50 answers, in a browser and step by step: `make bench-desk`.
+"""How soon the page of `make desk` answers, in a browser and step by step: `make bench-desk`.
 
 Pairs of 640 x 480 pixels, each a synthetic face in the middle of an empty picture, are shown by the page under Voila in
 Chromium. The recogniser is "pretrained", and ten people are enrolled. Measured in the page is the time from an action of the
@@ -15,10 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import psutil
-from nbformat.v4 import new_code_cell, new_notebook
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
@@ -36,14 +34,6 @@ from test_widgets_in_browser import CHROMIUM, SECONDS, server
 WIDTH, HEIGHT, SIDE = 640, 480, 400
 ENROLLED, ACTIONS = 10, 24
 STEPS = ("decode", "detect", "align", "embed", "judge", "search")
-CELL = """from pathlib import Path
-from face3d_lib.data.convention import DepthConvention
-from face3d_lib.data.pairs import find_pairs
-from face3d_lib.serve import People
-from face3d_lib.serve.desk import Desk
-from face3d_lib.serve.desk_page import DeskPage
-DeskPage(Desk(People.open({gallery!r}), find_pairs(Path({faces!r})), DepthConvention("mm", "farther")))
-"""
 ACT = """async ([act, value]) => {
     const page = document.querySelector(".face3d-said").closest(".jupyter-widgets").parentElement
     let last = 0
@@ -125,13 +115,11 @@ def main() -> None:
         for row in find_pairs(folder / "faces"):
             enlarge(row)
         pair_ids = enrol(folder / "faces", folder / "people")
-        cell = CELL.format(gallery=str(folder / "people"), faces=str(folder / "faces"))
-        kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-        nbformat.write(new_notebook(cells=[new_code_cell(cell)], metadata=kernel), folder / "desk.ipynb")
+        os.environ |= {"FACE3D_GALLERY": str(folder / "people"), "FACE3D_DATA": str(folder / "faces")}
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1200, "height": 900})
         page.set_default_timeout(1000 * SECONDS)
-        with server(folder, folder / "runs", "voila", "--no-browser", str(folder / "desk.ipynb")) as address:
+        with server(folder, folder / "runs", "voila", "--no-browser", "desk.py") as address:
             page.goto(address)
             page.wait_for_selector(".face3d-said")
             taken, steps = use(page, pair_ids)

@@ -7,13 +7,16 @@ from datetime import datetime
 import nbformat
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from face3d_lib.base.errors import UserError
+from face3d_lib.cli import app
 from face3d_lib.data.convention import DepthConvention
 from face3d_lib.data.pairs import find_pairs
 from face3d_lib.evaluate.embeddings import Embeddings
 from face3d_lib.serve.desk import Desk
-from face3d_lib.serve.desk_page import DeskPage, page_of_run, write_page
+from face3d_lib.serve.desk_page import DeskPage, page_of_gallery, page_of_run, write_page
+from face3d_lib.serve.gallery import open_gallery
 from face3d_lib.serve.people import People
 from face3d_lib.serve.strangers import shipped
 
@@ -157,7 +160,7 @@ def test_names_and_pictures_that_cannot_be_enrolled(desk):
         desk.enrol("bob")
     with pytest.raises(UserError):
         desk.forget("bob")
-    with pytest.raises(UserError, match="no pair of this run"):
+    with pytest.raises(UserError, match="no pair of this list"):
         desk.pick("p9/s1_000")
     assert desk.names == ("anna",)
     assert desk.undoes == "enrol anna"
@@ -191,6 +194,32 @@ def test_a_page_that_cannot_be_opened_is_one_line(tmp_path, monkeypatch):
     assert cell.source.endswith("""page_of_run("it's", 'rgbd/30_train_softmax', '', 0.1)""")
     said = page_of_run("none", "rgbd/30_train_softmax").value
     assert "run none is not complete: face3d run 50_predict_identity none makes it" in said
+
+
+def test_the_page_of_a_gallery_made_by_enroll_knows_its_people(tmp_path, faces, one_load):
+    gallery, pair = tmp_path / "people", [str(faces / f"p0000/s1_000{ending}") for ending in (".png", ".npy")]
+    assert CliRunner().invoke(app, ["enroll", *pair, "--name", "anna", "--gallery", str(gallery)]).exit_code == 0
+    page = page_of_gallery(gallery)
+    assert "1 enrolled: anna" in page.enrolled.value
+    assert str(gallery) in page.enrolled.value
+    assert page.desk.upload(*files(faces, "p0000/s2_000"), DECLARED).match.name == "anna"
+    assert page.choice.options == (("choose one", None),)
+    assert page_of_gallery(gallery, faces).desk.pick("p0000/s1_000").match.name == "anna"
+
+
+def test_the_page_of_a_new_gallery_makes_it_when_somebody_is_enrolled(tmp_path, faces, one_load):
+    page = page_of_gallery(str(tmp_path / "new"), faces)
+    assert "Nobody is enrolled." in page.enrolled.value
+    assert not (tmp_path / "new").exists()
+    page.choice.value, page.name.value = "p0000/s1_000", "anna"
+    page.buttons["enrol"].click()
+    assert open_gallery(tmp_path / "new").names == ("anna",)
+
+
+def test_a_gallery_or_a_folder_of_pairs_that_cannot_be_opened_is_one_line(tmp_path, one_load):
+    (tmp_path / "gallery.json").write_text("{}")
+    assert "gallery.json" in page_of_gallery(tmp_path).value
+    assert "none" in page_of_gallery(tmp_path / "new", tmp_path / "none").value
 
 
 def test_the_page_says_what_went_wrong_and_shows_names_as_text(desk):

@@ -1,4 +1,4 @@
-"""The application in a browser, as a page under Voila: pick, upload, identify, enrol, forget, undo.
+"""The application in a browser, as `make desk` shows it under Voila: pick, upload, identify, enrol, forget, undo.
 
 Without Chromium or Playwright this is skipped.
 """
@@ -6,23 +6,12 @@ Without Chromium or Playwright this is skipped.
 import json
 import shutil
 
-import nbformat
 import numpy as np
 import pytest
-from nbformat.v4 import new_code_cell, new_notebook
 from test_widgets_in_browser import CHROMIUM, SECONDS, server
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here, so no page can be opened")
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed, so no page can be opened")
-
-CELL = """from pathlib import Path
-from face3d_lib.data.convention import DepthConvention
-from face3d_lib.data.pairs import find_pairs
-from face3d_lib.serve import People
-from face3d_lib.serve.desk import Desk
-from face3d_lib.serve.desk_page import DeskPage
-DeskPage(Desk(People.open({gallery!r}), find_pairs(Path({faces!r})), DepthConvention("mm", "farther")))
-"""
 
 
 @pytest.fixture
@@ -53,15 +42,14 @@ def choose(page, button, path):
     opened.value.set_files(path)
 
 
-def test_pick_enrol_upload_forget_undo(tmp_path, faces, page):
+def test_pick_enrol_upload_forget_undo(tmp_path, faces, page, monkeypatch):
     gallery = tmp_path / "people"
-    cell = CELL.format(gallery=str(gallery), faces=str(faces))
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    nbformat.write(new_notebook(cells=[new_code_cell(cell)], metadata=kernel), tmp_path / "desk.ipynb")
-    with server(tmp_path, tmp_path / "runs", "voila", "--no-browser", str(tmp_path / "desk.ipynb")) as address:
+    monkeypatch.setenv("FACE3D_GALLERY", str(gallery))
+    monkeypatch.setenv("FACE3D_DATA", str(faces))
+    with server(tmp_path, tmp_path / "runs", "voila", "--no-browser", "desk.py") as address:
         page.goto(address)
         page.wait_for_selector(".face3d-said")
-        assert "People.open" not in page.content()  # the code is hidden
+        assert "page_of_gallery" not in page.content()  # the code is hidden
         page.locator("select:has(option:text-is('p0000/s1_000'))").select_option(label="p0000/s1_000")
         says(page, "Nobody is enrolled yet.", "answer")
         says(page, "depth shows a face", "liveness")
