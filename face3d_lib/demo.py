@@ -16,6 +16,14 @@ from .runs.record import refuse_other_data, up_to_date
 from .runs.runner import run_notebook
 from .runs.workers import side_by_side
 
+TABLE = (  # the stages of which the closing table tells
+    "00_look_at_pairs",
+    "10_align_faces",
+    "29_try_pretrained",
+    "40_evaluate_verification",
+    "41_evaluate_identification",
+)
+
 
 def run_demo(data: Path | None, name: str, source: dict, chosen: dict) -> int:
     """Run the demo's notebooks in order into runs/<name>, print the closing table and return the exit code.
@@ -34,7 +42,7 @@ def run_demo(data: Path | None, name: str, source: dict, chosen: dict) -> int:
     jobs = [job for wave in waves for job in wave]
     checked = [parameters_for(find_notebook(job.notebook), job.run, job.parameters) for job in jobs]
     refuse_other_data(run_folder(name) / jobs[0].notebook, find_notebook(jobs[0].notebook), checked[0])
-    for wave in waves:
+    for number, wave in enumerate(waves):
         due = [job for job in wave if not up_to_date(job.notebook, job.run, job.parameters)]
         for job in wave:
             if job not in due:
@@ -46,11 +54,21 @@ def run_demo(data: Path | None, name: str, source: dict, chosen: dict) -> int:
         else:
             code = run_notebook(due[0].notebook, due[0].run, due[0].parameters) if due else 0
         if code:
-            stopped_at = ", ".join(dict.fromkeys(job.notebook for job in due))
-            print(f"stopped at {stopped_at}; the same command resumes there", file=sys.stderr)
+            left = [job for job in jobs if not up_to_date(job.notebook, job.run, job.parameters)]
+            if not any(job.notebook in TABLE for job in left):
+                print(summary(name))
+            later = [job for wave in waves[number + 1 :] for job in wave]
+            print(stopped([job for job in left if job not in later], later), file=sys.stderr)
             return code
     print(summary(name))
     return 0
+
+
+def stopped(at: list[Job], later: list[Job]) -> str:
+    """The last line of a demo that could not go on: the jobs that did not end well, and those that it did not begin."""
+    lists = [", ".join(f"{job.notebook} ({job.run})" for job in jobs) for jobs in (at, later)]
+    not_run = f"; not run: {lists[1]}" if later else ""
+    return f"stopped at {lists[0]}{not_run}; the same command resumes there"
 
 
 def check_data(data: Path, depth_unit: str, larger_is: str, depth_scale: float) -> None:
@@ -85,7 +103,7 @@ def _with_choices(job: Job, source: dict, chosen: dict) -> Job:
         parameters["seed"] = chosen["seed"]
     if job.notebook in TRAINED and chosen["epochs"]:
         parameters["epochs"] = chosen["epochs"]
-    if source or chosen["epochs"]:  # the notebooks' expectations hold for the unchanged demo only
+    if chosen["epochs"] and not source:  # the expectations hold for the unchanged demo; on own data they only note
         parameters |= no_expectations(job.notebook)
     return Job(job.notebook, job.run, parameters)
 
@@ -93,7 +111,7 @@ def _with_choices(job: Job, source: dict, chosen: dict) -> Job:
 def no_expectations(notebook: str) -> dict[str, float]:
     """The parameters expect_... of a notebook, set to values that every result meets."""
     names = [name for name in parameter_model(find_notebook(notebook)).model_fields if name.startswith("expect_")]
-    return {name: 1.01 if name.endswith("_below") else -0.01 for name in names}
+    return {name: 1e9 if name.endswith("_below") else -1e9 for name in names}
 
 
 def summary(name: str) -> str:

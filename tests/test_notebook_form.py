@@ -22,6 +22,7 @@ CHECKED, KEPT = "nbval-check-output", "keep_output"
 BANNED = {"nbval-skip", "nbval-ignore-output", "nbval-test-listed", "raises-exception", "injected-parameters"}
 WITHOUT_FIGURE: dict[str, str] = {}  # name of a notebook: the reason why nothing can be shown
 MACHINE = re.compile(r"/home/|/root/|/tmp/|/Users/|\b[A-Z]:\\\w+\\")
+EXPECTS = re.compile(r'this\.expect\(\s*"(\w+)",')
 LARGEST_BYTES = 700_000
 
 
@@ -126,7 +127,10 @@ def keeps_only_what_is_tagged(notebook, name):
 
 def asserts_something(notebook, name):
     nodes = [node for cell in code_cells(notebook) for node in ast.walk(tree(cell.source))]
-    assert any(isinstance(node, ast.Assert) for node in nodes)
+    expected = {name for cell in code_cells(notebook) for name in re.findall(EXPECTS, cell.source)}
+    assert expected or any(isinstance(node, ast.Assert) for node in nodes)
+    declared = [name for cell in tagged(notebook, "parameters") for name in re.findall(r"(?m)^expect_\w+", cell.source)]
+    assert expected == set(declared), "this.expect checks what the parameters expect_... say"
 
 
 def leaves_logic_to_the_library(notebook, name):
@@ -324,6 +328,8 @@ MUTATIONS = [
     (source(3, "90_specimen", "91_other"), opens_and_closes_its_run),
     (source(8, "this.done", "print"), opens_and_closes_its_run),
     (source(8, "assert eer < 0.1", "eer < 0.1"), asserts_something),
+    (source(2, "far: float = 1e-3", "expect_eer_below: float = 0.1"), asserts_something),
+    (source(8, "assert eer < 0.1", 'this.expect("expect_eer_below", eer < 0.1, "EER")'), asserts_something),
     (source(5, "def spread", long_function(9) + "\n\ndef spread"), leaves_logic_to_the_library),
     (source(6, "plot(scores)", "loss.backward()"), leaves_logic_to_the_library),
     (output_of(7, stdout("3 files in /home/somebody/runs")), names_no_machine),

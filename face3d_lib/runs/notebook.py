@@ -79,6 +79,7 @@ class Run:
         else:
             self._record = read_record(self.folder)  # the runner wrote it before the kernel started
         self._record["closed"] = False
+        self._given = set(self._record.get("given", ())) | self._changed()
         self._again = (
             self.by_hand and self._before.done and is_current(self._before.record, self.parameters, self._notebook)
         )
@@ -104,6 +105,23 @@ class Run:
         self._record["upstream"][name] = {"folder": where, "result_sha256": sha256}
         self._write()
         return folder
+
+    def expect(self, parameter: str, holds: bool, found: str) -> None:
+        """Require what the parameter expect_... of a notebook says about a rate; nothing happens where it `holds`.
+
+        found: what was found instead, in a few words. The notebooks' own values are for the built-in synthetic faces,
+        where a worse rate means that something is broken: AssertionError. On the user's pictures a poor rate is a result:
+        it is printed, it stands in run.json under "missed", and the stage goes on. A value that was given for this
+        run holds there as well.
+        """
+        if holds:
+            return
+        if parameter in self._given or not self._on_own_pictures():
+            raise AssertionError(found)
+        self._record["missed"] = self._record.get("missed", {}) | {parameter: found}
+        self._write()
+        value = self.parameters.get(parameter)
+        print(f"note: {found} (the built-in faces are held to {parameter} = {value}, your own only if you give it)")
 
     def done(self, metrics: dict | None = None) -> None:
         """Close the stage: write metrics.json (NaN becomes null) and the status. RuntimeError if a thread failed."""
@@ -162,6 +180,16 @@ class Run:
         model = parameter_model(self._notebook)
         values = {name: self._namespace[name] for name in model.model_fields if name in self._namespace}
         return check_parameters(model, values, strict=True)
+
+    def _changed(self) -> set[str]:
+        """The names of the parameters whose values are not those of the notebook's file."""
+        fields = parameter_model(self._notebook).model_fields if self._notebook.exists() else {}
+        return {name for name, field in fields.items() if self.parameters[name] != field.default}
+
+    def _on_own_pictures(self) -> bool:
+        """Whether the pictures are the user's: the stage, or else the run's 00_look_at_pairs, takes a folder `data`."""
+        looked = read_record(find_stage(self.run, DATA[0].notebook)).get("parameters", {})
+        return bool(self.parameters.get("data", looked.get("data")))
 
     def _make(self, name: str, record: dict) -> None:
         """Run the notebook that makes `name` and show its progress; UserError where the user has to decide about it."""

@@ -178,7 +178,8 @@ def run_notebook(
         _partial(folder, name).unlink(missing_ok=True)  # left by a runner that was killed
         before = Before(folder)
         if rank == 0:
-            write_json(folder / "run.json", new_record(stage, run, values, notebook))
+            given = {"given": sorted(parameters or {})}
+            write_json(folder / "run.json", new_record(stage, run, values, notebook) | given)
         injected = {key: values[key] for key in {**(parameters or {}), "run": run}}
         with _progress(f"{name} ({run})") as bar, stopping_signals((kernel := _Kernel(bar)).forward):
             status, error = _execute(notebook, folder, name, injected, kernel, handles, cell_timeout)
@@ -196,6 +197,7 @@ def run_notebook(
         for handle in handles:
             unlock(folder, handle)
     ending = f"{status} in {time.monotonic() - started:.0f} s" + (f", {error}" if error else "")
+    ending += "".join(f", note: {found}" for found in record.get("missed", {}).values())
     ending += "; what was done before stays as it is" if kept else ""
     stream = sys.stdout if status == "done" else sys.stderr
     print(f"{name} ({run}): {ending} -> {relative(saved)}", file=stream, flush=True)
