@@ -4,6 +4,7 @@ BIN := .venv/bin
 TEST_ENV := FACE3D_RUNS=runs/.test
 RUN ?= default
 GALLERY ?= people
+from_here = $(if $(1),$(if $(filter /%,$(1)),$(1),$(CURDIR)/$(1)))# a folder as it is meant where make runs
 EXPLORE := $(basename $(notdir $(wildcard notebooks/49_*.ipynb)))
 DESK := $(basename $(notdir $(wildcard notebooks/50_*.ipynb)))
 PLAN := $(BIN)/python -m face3d_lib.runs.plan
@@ -55,7 +56,7 @@ explore: env ## a page in the browser: move the threshold of run default and see
 
 desk: env ## a page in the browser: enrol, recognise, forget; GALLERY=people (folder), DATA=faces (pairs to pick), or RUN=demo
 ifeq ($(origin RUN),file)
-	FACE3D_GALLERY="$(GALLERY)" FACE3D_DATA="$(or $(DATA),$(FACE3D_DATA))" $(BIN)/voila desk.py
+	FACE3D_GALLERY="$(call from_here,$(GALLERY))" FACE3D_DATA="$(call from_here,$(or $(DATA),$(FACE3D_DATA)))" $(BIN)/voila notebooks/desk.py
 else
 	@$(BIN)/face3d run $(DESK) $(RUN)
 	$(BIN)/voila "$${FACE3D_RUNS:-runs}/$(RUN)/$(DESK)/desk.ipynb"

@@ -119,7 +119,7 @@ def main() -> None:
         browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1200, "height": 900})
         page.set_default_timeout(1000 * SECONDS)
-        with server(folder, folder / "runs", "voila", "--no-browser", "desk.py") as address:
+        with server(folder, folder / "runs", "voila", "--no-browser", "notebooks/desk.py") as address:
             page.goto(address)
             page.wait_for_selector(".face3d-said")
             taken, steps = use(page, pair_ids)

@@ -46,7 +46,7 @@ def test_pick_enrol_upload_forget_undo(tmp_path, faces, page, monkeypatch):
     gallery = tmp_path / "people"
     monkeypatch.setenv("FACE3D_GALLERY", str(gallery))
     monkeypatch.setenv("FACE3D_DATA", str(faces))
-    with server(tmp_path, tmp_path / "runs", "voila", "--no-browser", "desk.py") as address:
+    with server(tmp_path, tmp_path / "runs", "voila", "--no-browser", "notebooks/desk.py") as address:
         page.goto(address)
         page.wait_for_selector(".face3d-said")
         assert "page_of_gallery" not in page.content()  # the code is hidden
