@@ -2,14 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
 from .base.errors import UserError
-
-if TYPE_CHECKING:
-    from .train.model_files import ModelCard
 
 models = typer.Typer(no_args_is_help=True, help="Models that others trained: list, get, publish, import them.")
 Source = Annotated[str, typer.Option("--from", help="a folder, an address (https://...), or hf:USER/REPOSITORY")]
@@ -22,15 +19,13 @@ def list_models(source: Source = "", as_json: Json = False) -> None:
 
     Example: face3d models list --from https://example.org/models
     """
-    from typing import get_args
+    from .serve.shelf import at_hand
 
-    from .serve.zoo import cached_models, read_index
-    from .train import pretrained
-
-    cards = {name: ("here", pretrained.card_of(name)) for name in get_args(pretrained.Name)}
-    cards |= {name: ("in the cache", card) for name, card in cached_models().items()}
+    cards = at_hand()
     rows = [_row(name, where, card) for name, (where, card) in cards.items()]
     if source:
+        from .serve.zoo import read_index
+
         rows += [
             {"model": name, "where": source, "weights_sha256": entry.weights_sha256, "n_bytes": entry.n_bytes}
             for name, entry in read_index(source).models.items()
@@ -46,16 +41,11 @@ def list_models(source: Source = "", as_json: Json = False) -> None:
         )
 
 
-def _row(name: str, where: str, card: "ModelCard") -> dict:
-    about = card.about.model_dump() if card.about else {}
-    seen = {"modality": card.architecture.modality, "backbone": card.architecture.backbone}
-    return {
-        "model": name,
-        "where": where,
-        **seen,
-        "weights_sha256": card.weights_sha256,
-        "metrics": card.metrics,
-    } | about
+def _row(name: str, where: str, card: dict[str, Any]) -> dict[str, Any]:
+    """What `--json` prints of a model, from its card as JSON."""
+    network = {key: card["architecture"].get(key) for key in ("modality", "backbone")}
+    facts = {key: card.get(key) for key in ("weights_sha256", "metrics")}
+    return {"model": name, "where": where} | network | facts | (card.get("about") or {})
 
 
 @models.command()
@@ -74,7 +64,13 @@ def get(
     folder = get_model(name, source)
     card = read_card(folder)
     if as_json:
-        print(json.dumps({"folder": str(folder)} | _row(name, "in the cache", card), indent=2, ensure_ascii=False))
+        print(
+            json.dumps(
+                {"folder": str(folder)} | _row(name, "in the cache", card.model_dump(mode="json")),
+                indent=2,
+                ensure_ascii=False,
+            )
+        )
         return
     print(f"{name} -> {folder}")
     for what, text in (card.about.model_dump() if card.about else {}).items():
@@ -139,6 +135,12 @@ def import_checkpoint(
     names = [line.strip() for line in classes.read_text(encoding="utf-8").splitlines() if line.strip()]
     card = import_legacy(file, names, out)
     if as_json:
-        print(json.dumps({"folder": str(out)} | _row(out.name, str(out), card), indent=2, ensure_ascii=False))
+        print(
+            json.dumps(
+                {"folder": str(out)} | _row(out.name, str(out), card.model_dump(mode="json")),
+                indent=2,
+                ensure_ascii=False,
+            )
+        )
     else:
         print(f"{file} -> {out}: {len(card.classes)} people, crops of mode {card.alignment.mode}")

@@ -209,9 +209,9 @@ def verify(
         (existing(rgb2, "picture"), existing(depth2, "depth")),
     ]
     pairs = [open_pair(*pair, declared)[0] for pair in files]
-    from .serve.people import FAR
     from .serve.people import verify as compare
     from .serve.recogniser import Recogniser
+    from .serve.threshold import FAR
 
     recogniser = Recogniser.load(model)
     seen = []
@@ -334,14 +334,15 @@ def choose_threshold(
     Example: face3d gallery threshold --gallery people --strangers other_faces
     """
     from .serve.gallery import open_gallery
-    from .serve.people import choose
-    from .serve.recogniser import Recogniser
+    from .serve.threshold import choose
 
     _one_of(far, threshold)
     found, table = open_gallery(folder), None
     if far is None and threshold is None and strangers is None:
         raise UserError("nothing to choose by: give --far, --threshold or --strangers")
     if strangers:
+        from .serve.recogniser import Recogniser
+
         recogniser = Recogniser.load(found.model)
         found.require_model(recogniser.model_id, folder)
         declared = (depth_unit or None, larger_is or None, depth_scale or None)
@@ -418,8 +419,9 @@ def _open_to_enrol(
     The second is called when the pictures have been found usable, so that a mistake changes nothing.
     """
     from .serve.gallery import exists, open_gallery
-    from .serve.people import FAR, People
+    from .serve.people import People
     from .serve.recogniser import DEFAULT, Recogniser
+    from .serve.threshold import FAR
 
     far, threshold, strangers, keep_crops = chosen
     _one_of(far, threshold)

@@ -49,8 +49,8 @@ ROOMS = {  # a package imports only packages above it, a file only files above i
         *["report.tables", "report.provenance", "report.studies", "report.rates", "report.page"],
     ],
     "serve": [
-        *["liveness", "names", "search", "faiss_index", "qdrant", "strangers", "records", "gallery"],
-        *["reading", "zoo", "models", "recogniser", "kept", "gate", "searched", "people", "batches"],
+        *["liveness", "names", "search", "faiss_index", "qdrant", "strangers", "records", "gallery", "threshold"],
+        *["reading", "shelf", "zoo", "models", "recogniser", "kept", "gate", "searched", "people", "batches"],
         *["check", "check_shown", "identify"],
         *["desk", "desk_page", "onnx_page", "export"],
     ],

@@ -26,9 +26,10 @@ from .check import Check, check, embeddings
 from .gallery import Gallery, Match
 from .kept import kept_crops
 from .names import letters
-from .people import People, with_threshold
+from .people import People
 from .reading import UNDECLARED, Declared, declaring_folder, open_pair
 from .recogniser import Seen
+from .threshold import with_threshold
 
 SHOWN = 480  # px: the longer side of a picture on the page
 DEPTHS = (".npy", ".depth.png")

@@ -19,8 +19,7 @@ import numpy as np
 from ..base.errors import UserError
 from ..data.convention import DepthConvention
 from ..data.pairs import RGBDPair
-from ..evaluate.metrics.thresholds import threshold_at_far_or_above
-from ..evaluate.scores import FAILED, alarm_scores, cosine
+from ..evaluate.scores import cosine
 from . import gallery as store
 from . import gate, kept
 from .gallery import Gallery, Match, Picture
@@ -29,9 +28,7 @@ from .reading import UNDECLARED, Declared, naming, open_pair, open_picture
 from .recogniser import DEFAULT, Recogniser, Seen
 from .searched import Searched, version
 from .strangers import Strangers, shipped
-
-FAR = 0.01  # share of strangers who are accepted, if nothing else is asked for
-NOBODY_YET = float(np.nextafter(1, 2))  # a threshold that no score reaches
+from .threshold import FAR, NOBODY_YET, checked_far, checked_threshold, choose, note_of, with_threshold
 
 
 @dataclass(frozen=True)
@@ -255,46 +252,6 @@ class People:
         return store.forget(self.folder, name)
 
 
-def choose(
-    folder: Path,
-    far: float | None = None,
-    threshold: float | None = None,
-    strangers: Strangers | None = None,
-    keep_crops: bool | None = None,
-) -> Gallery:
-    """`People.choose` for the gallery of a folder, whose networks are not needed; returns the gallery."""
-
-    def changed(gallery: Gallery) -> Gallery:
-        if threshold is not None:
-            gallery = replace(gallery, threshold=checked_threshold(threshold), fixed=True, note="given by hand")
-        elif far is not None or strangers is not None:
-            gallery = replace(
-                gallery,
-                fixed=False,
-                development_far=gallery.development_far if far is None else checked_far(far),
-                strangers=strangers or gallery.strangers,
-            )
-        return with_threshold(replace(gallery, keep_crops=gallery.keep_crops if keep_crops is None else keep_crops))
-
-    return store.change(folder, changed)
-
-
-def checked_far(far: float) -> float:
-    """`far`, if it is a share of strangers that can be asked for. UserError where it is not between 0 and 1."""
-    if not 0 < far < 1:
-        raise UserError(f"far {far:g}: a share of strangers between 0 and 1 is expected, such as 0.01")
-    return far
-
-
-def checked_threshold(threshold: float) -> float:
-    """`threshold`, if it is a score. UserError where it is not: NaN would accept nobody, -2 everybody."""
-    if not FAILED < threshold <= 1:
-        raise UserError(
-            f"threshold {threshold:g}: no score that accepts some and not all: give one above -1, at most 1"
-        )
-    return threshold
-
-
 def verify(
     recogniser: Recogniser, a: Seen, b: Seen, far: float = FAR, threshold: float | None = None, liveness: bool = True
 ) -> Verdict:
@@ -313,33 +270,11 @@ def verify(
         if table is None:
             raise UserError(f"model {recogniser.name}: no threshold is known for it: give one with --threshold")
         threshold, reason = table.threshold(far, 1)
-        note = _note(far, 1, table, reason)
+        note = note_of(far, 1, table, reason)
     score = float(cosine(a.vector[None], b.vector[None])[0, 0])
     refused = (a.not_live or b.not_live or gate.frozen(a.pair, b.pair)) if liveness else ""
     same = bool(np.isfinite(score) and score >= threshold and not refused)
     return Verdict(same, score, threshold, note, refused, (a.count, b.count))
-
-
-def with_threshold(gallery: Gallery) -> Gallery:
-    """The gallery with the threshold for its number of people, unless it was given by hand.
-
-    It comes from the scores of other people: those measured for this gallery, else those that come with the model. Where
-    there are none, the enrolled people are strangers to one another; a single person is then never recognised.
-    """
-    if gallery.fixed:
-        return gallery
-    far, size = gallery.development_far, max(len(gallery.names), 1)
-    if table := gallery.strangers or shipped(gallery.model_id):
-        threshold, reason = table.threshold(far, size)
-        return replace(gallery, threshold=threshold, note=_note(far, size, table, reason))
-    if len(gallery.names) < 2:
-        note = "nobody is accepted yet: a threshold needs two enrolled people, --strangers or --threshold"
-        return replace(gallery, threshold=NOBODY_YET, note=note)
-    names = np.array(gallery.names)
-    likeness = alarm_scores(cosine(gallery.vectors, gallery.templates), names[gallery.owner], names)
-    threshold, reason = threshold_at_far_or_above(likeness, far)
-    note = f"for FAR {far:g}, on the {len(likeness)} pictures of the {size} enrolled people as strangers to one another"
-    return replace(gallery, threshold=threshold, note=f"{note}; {reason}" if reason else note)
 
 
 def re_embed(folder: Path, recogniser: Recogniser, progress: Callable[[Sequence], Iterable] = iter) -> Gallery:
@@ -379,12 +314,6 @@ def re_embed(folder: Path, recogniser: Recogniser, progress: Callable[[Sequence]
         )
 
     return store.change(folder, moved)
-
-
-def _note(far: float, size: int, table: Strangers, reason: str) -> str:
-    people = "1 person" if size == 1 else f"{size} people"
-    note = f"for FAR {far:g} with {people}, on {table.comparisons} comparisons of {table.people} other people"
-    return f"{note}; {reason}" if reason else note
 
 
 def _outcome(

@@ -63,17 +63,6 @@ def checked_name(name: str) -> str:
     return name
 
 
-def cached_models() -> dict[str, ModelCard]:
-    """The cards of all models in the cache, by name; what cannot be read is left out."""
-    found = {}
-    for path in sorted((FOLDER / "models").glob(f"*/{CARD}")):
-        try:
-            found[path.parent.name] = read_card(path.parent)
-        except UserError:
-            continue
-    return found
-
-
 def read_index(source: str) -> Index:
     """The models of a source. UserError: it cannot be reached, or has no index that can be read."""
     data = _fetch(source, INDEX)

@@ -199,7 +199,9 @@ def test_what_needs_no_network_loads_none(faces, enrolled):
     folder = enrolled.parent / "copy"
     for words in (
         ["--help"],
+        ["models", "list"],
         ["gallery", "list", "--gallery", folder],
+        ["gallery", "threshold", "--far", "0.1", "--gallery", folder],
         ["gallery", "rename", "p0000", "b", "--gallery", folder],
         ["gallery", "forget", "b", "--gallery", folder],
     ):

@@ -13,9 +13,10 @@ from face3d_lib.base.paths import ROOT
 from face3d_lib.evaluate.embeddings import Embeddings
 from face3d_lib.serve import people as module
 from face3d_lib.serve.gallery import Gallery, open_gallery
-from face3d_lib.serve.people import NOBODY_YET, People, re_embed, verify, with_threshold
+from face3d_lib.serve.people import People, re_embed, verify
 from face3d_lib.serve.recogniser import Recogniser
 from face3d_lib.serve.strangers import Strangers, shipped
+from face3d_lib.serve.threshold import NOBODY_YET, with_threshold
 
 
 def pair(faces, person, picture="s1_000"):

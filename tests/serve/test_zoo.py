@@ -18,6 +18,7 @@ from face3d_lib.base.errors import UserError
 from face3d_lib.data.warp import AlignSettings
 from face3d_lib.serve import zoo
 from face3d_lib.serve.models import folder_of, load_named
+from face3d_lib.serve.shelf import at_hand
 from face3d_lib.train import model_files
 from face3d_lib.train.embedder import Architecture, Embedder
 from face3d_lib.train.model_files import About
@@ -29,6 +30,7 @@ WEIGHTS = f"lab-rgb/{zoo.WEIGHTS}"
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(zoo, "FOLDER", tmp_path / "cache")
+    monkeypatch.setattr("face3d_lib.serve.shelf.FOLDER", tmp_path / "cache")
     return tmp_path / "cache"
 
 
@@ -103,7 +105,7 @@ def test_a_model_comes_back_from_a_folder_with_what_must_be_known(model, shelf, 
     for path in shelf.rglob("*"):
         path.unlink() if path.is_file() else None
     assert zoo.get_model("lab-rgb") == folder, "the cache needs no source"
-    assert list(zoo.cached_models()) == ["lab-rgb"]
+    assert at_hand()["lab-rgb"][0] == "in the cache"
 
 
 def test_a_model_comes_over_the_network_once(model, server):
