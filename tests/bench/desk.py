@@ -135,9 +135,7 @@ def main() -> None:
     facts |= {step: round(float(np.median([each[step] for each in steps]))) for step in STEPS}
     facts |= {f"{step}_least": round(min(each[step] for each in steps)) for step in STEPS}
     cores = len(os.sched_getaffinity(0))
-    measured_on = (
-        f"CPU, {cores} core(s) for server, kernel and browser, which had other work; {ACTIONS} actions, seed 5"
-    )
+    measured_on = f"CPU, {cores} core(s) for server, kernel and browser; {ACTIONS} actions, seed 5"
     found = {"command": "make bench-desk", "measured_on": measured_on, "facts": facts, "rows": rows}
     print(json.dumps(found, indent=2))
     write_json(FIGURES / "recorded" / "desk.json", found)
