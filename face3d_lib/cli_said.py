@@ -60,7 +60,8 @@ def say_answers(rows: list[dict[str, Any]], as_json: bool, enrolled: Iterable[st
     known = sum(bool(row["match"] and row["match"].known) for row in rows)
     failed = sum(row["match"] is None for row in rows)
     print(f"{len(rows)} pairs: {known} accepted, {len(rows) - known - failed} rejected, {failed} not answered")
-    own = [row for row in rows if letters(Path(row["rgb"]).parent.name) in set(map(letters, enrolled))]
+    names = set(map(letters, enrolled))
+    own = [row for row in rows if letters(Path(row["rgb"]).parent.name) in names]
     if own:
         named = [row for row in own if row["match"] and row["match"].known]
         right = sum(letters(row["match"].name) == letters(Path(row["rgb"]).parent.name) for row in named)

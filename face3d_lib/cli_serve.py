@@ -14,10 +14,10 @@ from .base.errors import UserError
 from .cli_said import print_json, progress, say_answers, say_enrolled, say_faces, say_match
 
 if TYPE_CHECKING:
+    from .evaluate.embeddings import Embeddings
+    from .serve.gallery import Gallery
     from .serve.people import People
     from .serve.reading import Declared
-    from .serve.recogniser import Recogniser
-    from .serve.strangers import Strangers
 
 commands = typer.Typer()  # of the first level
 gallery = typer.Typer(no_args_is_help=True, help="Look at a gallery of enrolled people, check it, and change it.")
@@ -304,13 +304,8 @@ def check(
 
     found, vectors = open_gallery(folder), None
     if strangers:
-        from .serve.batches import strangers_of
-        from .serve.recogniser import Recogniser
-
-        recogniser = Recogniser.load(found.model)
-        found.require_model(recogniser.model_id, folder)
         declared = (depth_unit or None, larger_is or None, depth_scale or None)
-        vectors = strangers_of(strangers, recogniser, declared, progress(as_json))
+        vectors = _seen_by(found, folder, strangers, declared, as_json)
     result = look(found, vectors)
     print_json(result) if as_json else print(as_text(result))
 
@@ -341,12 +336,10 @@ def choose_threshold(
     if far is None and threshold is None and strangers is None:
         raise UserError("nothing to choose by: give --far, --threshold or --strangers")
     if strangers:
-        from .serve.recogniser import Recogniser
+        from .serve.strangers import Strangers
 
-        recogniser = Recogniser.load(found.model)
-        found.require_model(recogniser.model_id, folder)
         declared = (depth_unit or None, larger_is or None, depth_scale or None)
-        table = _measured(strangers, recogniser, declared, as_json)
+        table = Strangers.measure(_seen_by(found, folder, strangers, declared, as_json), strangers.name)
     found = choose(folder, far, threshold, table)
     if as_json:
         print_json({"threshold": found.threshold, "development_far": found.development_far, "note": found.note})
@@ -418,9 +411,11 @@ def _open_to_enrol(
 
     The second is called when the pictures have been found usable, so that a mistake changes nothing.
     """
+    from .serve.batches import strangers_of
     from .serve.gallery import exists, open_gallery
     from .serve.people import People
     from .serve.recogniser import DEFAULT, Recogniser
+    from .serve.strangers import Strangers
     from .serve.threshold import FAR
 
     far, threshold, strangers, keep_crops = chosen
@@ -429,7 +424,8 @@ def _open_to_enrol(
     table = None
     if strangers:
         recogniser = recogniser or Recogniser.load(open_gallery(folder).model if exists(folder) else DEFAULT)
-        table = _measured(strangers, recogniser, declared, as_json)
+        vectors = strangers_of(strangers, recogniser, declared, progress(as_json))
+        table = Strangers.measure(vectors, strangers.name)
     people = People.open(folder, recogniser, FAR if far is None else far, threshold, keep_crops, table)
 
     def choose() -> None:
@@ -439,11 +435,14 @@ def _open_to_enrol(
     return people, choose
 
 
-def _measured(folder: Path, recogniser: "Recogniser", declared: "Declared", as_json: bool) -> "Strangers":
+def _seen_by(gallery: "Gallery", folder: Path, strangers: Path, declared: "Declared", as_json: bool) -> "Embeddings":
+    """The vectors of a folder of people, by the model of the gallery in `folder`."""
     from .serve.batches import strangers_of
-    from .serve.strangers import Strangers
+    from .serve.recogniser import Recogniser
 
-    return Strangers.measure(strangers_of(folder, recogniser, declared, progress(as_json)), folder.name)
+    recogniser = Recogniser.load(gallery.model)
+    gallery.require_model(recogniser.model_id, folder)
+    return strangers_of(strangers, recogniser, declared, progress(as_json))
 
 
 def _one_of(far: float | None, threshold: float | None) -> None:

@@ -23,6 +23,10 @@ def folder_setting(name: str, default: str) -> Path:
 NOTEBOOKS = ROOT / "notebooks"
 RUNS = folder_setting("FACE3D_RUNS", "runs")
 FIGURES = folder_setting("FACE3D_FIGURES", "figures")
+FETCHED = folder_setting("FACE3D_WEIGHTS", "runs/weights")  # weights that were downloaded
+SHIPPED = (
+    Path(__file__).resolve().parents[1] / "weights"
+)  # what comes with the library: a folder for each network, and tables
 
 
 def relative(path: Path) -> str:

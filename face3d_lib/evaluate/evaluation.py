@@ -24,7 +24,7 @@ from .metrics.curves import Roc, roc
 from .metrics.failures import frr_with_fta
 from .metrics.identification import leave_one_out_rank1
 from .metrics.pairs_protocol import FoldAccuracy, fold_accuracy
-from .metrics.thresholds import TABLE, threshold_at_far, threshold_table
+from .metrics.thresholds import TABLE, checked_far, threshold_table
 from .score_files import ScoreSet, read_scores
 from .scores import Trials, genuine_impostor
 
@@ -144,7 +144,7 @@ def _evaluation(
 ) -> Evaluation:
     """The evaluation of a curve; `interval(statistic)` gives the interval of one rate of it, or of several at once."""
     for far in fars:
-        threshold_at_far(np.empty(0), far)  # UserError where it is no share
+        checked_far(far)
     table = threshold_table(curve)
 
     def rates(drawn: Roc) -> np.ndarray:

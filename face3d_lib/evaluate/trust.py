@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..base import paths
 from ..base.atomic import write_json
 from ..base.errors import UserError
 
-SHIPPED = Path(__file__).parents[1] / "weights" / "trust.json"
+SHIPPED = paths.SHIPPED / "trust.json"
 NOTHING = -100.0  # the LLR of a comparison for which neither system has a score: it is never accepted
 MIRRORED = 12.0  # degrees by which two poses may differ before a score tells little of the other pose
 QUALITIES = ["yaw_deg", "pitch_deg", "brightness", "eye_px", "holes", "noise_mm"]  # columns of `quality.measure_folder`

@@ -71,8 +71,13 @@ def pairs_of(source: Path) -> list[tuple[Path, Path | None, str]]:
     """
     if source.is_dir():
         rows = find_pairs(source)
-        require_usable(source, [(row.status, row.detail) for row in rows])
-        return [(row.rgb_path or source / row.pair_id, row.depth_path, row.detail) for row in rows]
+        lacking = {row.pair_id for row in rows if row.status == "missing_depth"}  # some are asked without depth
+        states = [("ok" if row.pair_id in lacking else row.status, row.detail) for row in rows]
+        require_usable(source, states)
+        return [
+            (row.rgb_path or source / row.pair_id, row.depth_path, "" if status == "ok" else detail)
+            for row, (status, detail) in zip(rows, states, strict=True)
+        ]
     table, root = read_table(source, ["rgb", "depth"]), source.resolve().parent
     if not len(table):
         raise UserError(f"{source}: names no pair: give each a line with its picture and its depth")
@@ -101,8 +106,8 @@ def identify_many(
     for rgb, depth, detail in progress(pairs):
         row: dict[str, Any] = {"rgb": str(rgb), "depth": str(depth) if depth else None, "match": None, "error": None}
         try:
-            if depth is None or detail:
-                raise BadPair("missing_depth", detail or f"{rgb}: no depth beside it")
+            if detail:
+                raise UserError(detail)
             seen, _ = people.see(rgb, depth, declared, allow_missing_depth)
             match = people.answer(seen, k, liveness)
             if before and liveness:

@@ -51,7 +51,7 @@ class View:
         """Whom the pair shows, in one sentence."""
         match = self.match
         if match.refused:
-            return "Nobody is accepted: depth shows no face."
+            return f"Nobody is accepted: {match.refused}."
         if not match.candidates:
             return "Nobody is enrolled yet."
         than = f"the score {match.score:.3f} reaches the threshold {match.threshold:.3f}"
@@ -217,7 +217,7 @@ class Desk:
         findings, _ = gate.judge(seen, meaning)
         said = seen.liveness.reason if seen.liveness else "not asked, because the model takes whole pictures"
         judged = time.perf_counter()
-        match = self._search(seen)
+        match = self.people.answer(seen)
         taken = {"decode": decoded - begun, "judge": judged - seen_at, "search": time.perf_counter() - judged}
         taken = {name: 1000 * seconds for name, seconds in taken.items()} | seen.milliseconds
         crops = (seen.crops[0], depth_picture(seen.crops[1]))
@@ -226,13 +226,10 @@ class Desk:
         self.view, self._looked_at = view, (seen, meaning)
         return view
 
-    def _search(self, seen: Seen) -> Match:
-        return self.people.match(seen.vector).unless(seen.not_live)
-
     def _search_again(self) -> None:
         """The answer of the gallery as it is now."""
         if self.view is not None and self._looked_at is not None:
-            self.view = replace(self.view, match=self._search(self._looked_at[0]))
+            self.view = replace(self.view, match=self.people.answer(self._looked_at[0]))
 
 
 def _named(pair: RGBDPair, stem: str) -> RGBDPair:

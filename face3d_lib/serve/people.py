@@ -19,6 +19,7 @@ import numpy as np
 from ..base.errors import UserError
 from ..data.convention import DepthConvention
 from ..data.pairs import RGBDPair
+from ..evaluate.metrics.thresholds import checked_far
 from ..evaluate.scores import cosine
 from . import gallery as store
 from . import gate, kept
@@ -28,7 +29,7 @@ from .reading import UNDECLARED, Declared, naming, open_pair, open_picture
 from .recogniser import DEFAULT, Recogniser, Seen
 from .searched import Searched, version
 from .strangers import Strangers, shipped
-from .threshold import FAR, NOBODY_YET, checked_far, checked_threshold, choose, note_of, with_threshold
+from .threshold import FAR, NOBODY_YET, checked_threshold, choose, note_of, with_threshold
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,15 @@ Reading a card needs no torch, so that listing models takes no longer than readi
 """
 
 import json
-from pathlib import Path
 from typing import Any
 
-from ..base.paths import folder_setting
-
-HERE = Path(__file__).parents[1] / "weights"  # of the library
-FOLDER = folder_setting("FACE3D_WEIGHTS", "runs/weights")  # as in train.weights
+from ..base.paths import FETCHED, SHIPPED
 
 
 def at_hand() -> dict[str, tuple[str, dict[str, Any]]]:
     """name -> (where it lies in words, its card); what cannot be read as JSON is left out."""
     found: dict[str, tuple[str, dict[str, Any]]] = {}
-    for where, folder in (("in the cache", FOLDER / "models"), ("here", HERE)):
+    for where, folder in (("in the cache", FETCHED / "models"), ("here", SHIPPED)):
         for path in sorted(folder.glob("*/card.json")):
             try:
                 card = json.loads(path.read_bytes())

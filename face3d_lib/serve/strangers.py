@@ -12,17 +12,18 @@ strangers score depends too much on what they are drawn or recorded with.
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..base import paths
 from ..base.errors import UserError
+from ..evaluate.metrics.thresholds import checked_far
 
 if TYPE_CHECKING:
     from ..evaluate.embeddings import Embeddings
 
-SHIPPED = Path(__file__).parents[1] / "weights" / "strangers.json"
+SHIPPED = paths.SHIPPED / "strangers.json"
 SHARES = tuple(float(f"{share:.3g}") for share in np.geomspace(0.5, 1e-4, 38))  # of which scores are kept
 FEWEST_BEYOND = 3  # comparisons above a score without which its share is not believed
 
@@ -74,9 +75,7 @@ class Strangers:
 
         If so rare an event was not measured, the threshold lies above all scores that were.
         """
-        if not 0 < far < 1:
-            raise UserError(f"a false accept rate of {far} is no share between 0 and 1: set it to 0.01, for example")
-        share = 1 - (1 - far) ** (1 / max(size, 1))
+        share = 1 - (1 - checked_far(far)) ** (1 / max(size, 1))
         if share < self.shares[-1]:
             least = 1 - (1 - self.shares[-1]) ** max(size, 1)
             reason = f"{self.comparisons} comparisons show rates down to {least:.2g} for {size} people; the threshold accepts none of them"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ..base.errors import UserError
-from ..evaluate.metrics.thresholds import threshold_at_far_or_above
+from ..evaluate.metrics.thresholds import checked_far, threshold_at_far_or_above
 from ..evaluate.scores import FAILED, alarm_scores, cosine
 from .gallery import Gallery, change
 from .strangers import Strangers, shipped
@@ -66,13 +66,6 @@ def note_of(far: float, size: int, table: Strangers, reason: str) -> str:
     people = "1 person" if size == 1 else f"{size} people"
     note = f"for FAR {far:g} with {people}, on {table.comparisons} comparisons of {table.people} other people"
     return f"{note}; {reason}" if reason else note
-
-
-def checked_far(far: float) -> float:
-    """`far`, if it is a share of strangers that can be asked for. UserError where it is not between 0 and 1."""
-    if not 0 < far < 1:
-        raise UserError(f"far {far:g}: a share of strangers between 0 and 1 is expected, such as 0.01")
-    return far
 
 
 def checked_threshold(threshold: float) -> float:

@@ -5,10 +5,10 @@ small network and has learnt from synthetic faces alone. None has seen the user'
 "dlib", so that one pack serves them.
 """
 
-from pathlib import Path
 from typing import Literal, get_args
 
 from ..base.errors import UserError
+from ..base.paths import SHIPPED
 from ..data.pack import Pack
 from ..data.warp import AlignSettings
 from .embedder import Architecture, Embedder
@@ -17,9 +17,6 @@ from .model_files import ModelCard, load_model, read_card
 Name = Literal["dlib", "depth_synthetic", "rgbd_synthetic"]
 ALIGNMENT = AlignSettings("dlib")  # of the crops that they take
 NAMES = get_args(Name)
-SHIPPED = (
-    Path(__file__).parents[1] / "weights"
-)  # a folder for each network: its card, and its weights unless a package has them
 
 
 def load_pretrained(name: Name, pack: Pack | None = None, device: str = "cpu") -> Embedder:

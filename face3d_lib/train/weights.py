@@ -18,9 +18,8 @@ from safetensors.torch import load_file
 
 from ..base.atomic import replacing, sha256_of
 from ..base.errors import UserError
-from ..base.paths import folder_setting
+from ..base.paths import FETCHED as FOLDER
 
-FOLDER = folder_setting("FACE3D_WEIGHTS", "runs/weights")
 TIMEOUT_SECONDS = 10  # for the connection, and for each part of the answer
 UNREADABLE = (OSError, RuntimeError, ValueError, AttributeError, EOFError, SafetensorError, pickle.UnpicklingError)
 

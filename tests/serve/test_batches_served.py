@@ -99,3 +99,15 @@ def test_strangers_are_all_faces_that_can_be_used(mixed, recogniser):
     assert found.pair_ids.tolist() == ["p0000/s1_000", "p0001/s1_000"]
     assert found.subject_ids.tolist() == ["p0000", "p0001"]
     assert found.vectors.shape == (2, recogniser.size)
+
+
+def test_a_picture_alone_is_answered_among_many_where_that_is_asked_for(mixed, tmp_path, recogniser):
+    """`--allow-missing-depth` held for one pair and not for a folder of them."""
+    people = People.open(tmp_path / "g", recogniser)
+    enrol_folder(people, mixed, UNDECLARED)
+    alone = str(mixed / "p0000" / "alone.png")
+    for allowed in (False, True):
+        rows = {row["rgb"]: row for row in identify_many(people, pairs_of(mixed), UNDECLARED, 5, allowed)}
+        assert (rows[alone]["match"] is not None) == allowed
+        assert (rows[alone]["error"] is None) == allowed
+    assert "shape" in rows[str(mixed / "p0001" / "size.png")]["error"]

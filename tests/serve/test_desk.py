@@ -120,11 +120,21 @@ def test_a_photograph_is_named_by_nobody_and_refused(desk, faces, tmp_path):
     shape = np.load(faces / "p0000/s2_000.npy").shape
     np.save(flat, np.full(shape, 800, np.uint16))
     view = desk.upload(picture, (depth[0], flat.read_bytes()), DECLARED)
-    assert view.answer == "Nobody is accepted: depth shows no face."
+    assert view.answer.startswith("Nobody is accepted: depth is flat")
     assert "liveness" in [finding.what for finding in view.findings if finding.refused]
     with pytest.raises(UserError, match=r"^not enrolled: .*show a real face"):
         desk.enrol("anna")
     assert len(desk.people.gallery.of("anna")[1]) == 1
+
+
+def test_a_depth_camera_that_stands_still_is_noticed_on_the_page(desk, faces):
+    """The command line noticed it, and the page before the camera did not."""
+    desk.pick("p0000/s1_000")
+    desk.enrol("anna")
+    (picture, _), (_, depth) = files(faces, "p0000/s1_001"), files(faces, "p0000/s1_000")
+    view = desk.upload(picture, depth, DECLARED)
+    assert view.match.name is None
+    assert view.answer.startswith("Nobody is accepted: record it again: its depth is that of 'p0000/s1_000'")
 
 
 @pytest.mark.parametrize(

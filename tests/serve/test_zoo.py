@@ -30,7 +30,7 @@ WEIGHTS = f"lab-rgb/{zoo.WEIGHTS}"
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setattr(zoo, "FOLDER", tmp_path / "cache")
-    monkeypatch.setattr("face3d_lib.serve.shelf.FOLDER", tmp_path / "cache")
+    monkeypatch.setattr("face3d_lib.serve.shelf.FETCHED", tmp_path / "cache")
     return tmp_path / "cache"
 
 

@@ -36,6 +36,13 @@ class OperatingPoint:
     reason: str = ""
 
 
+def checked_far(far: float) -> float:
+    """`far`, if it is a share of impostors that can be asked for. UserError where it is not between 0 and 1."""
+    if not 0 < far < 1:
+        raise UserError(f"a false accept rate of {far:g} is no share between 0 and 1: set it to 0.01, for example")
+    return far
+
+
 def threshold_at_far(impostor: np.ndarray, far: float) -> float:
     """The lowest threshold that accepts at most the share `far` of impostors; NaN where far < 1 / their number.
 
@@ -43,8 +50,7 @@ def threshold_at_far(impostor: np.ndarray, far: float) -> float:
     decimal text: .29 of 100 is 29. UserError where `far` is no share between 0 and 1.
     """
     impostor = flat(impostor, "impostor")
-    if not 0 < far < 1:
-        raise UserError(f"a false accept rate of {far} is no share between 0 and 1: set it to 0.01, for example")
+    checked_far(far)
     allowed = int(Fraction(str(float(far))) * len(impostor))  # false accepts that may happen
     if not allowed:
         return np.nan
