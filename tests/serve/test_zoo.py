@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from face3d_lib import cli
@@ -21,6 +22,7 @@ from face3d_lib.serve.models import folder_of, load_named
 from face3d_lib.serve.shelf import at_hand
 from face3d_lib.train import model_files
 from face3d_lib.train.embedder import Architecture, Embedder
+from face3d_lib.train.losses import SoftmaxLoss
 from face3d_lib.train.model_files import About
 
 ABOUT = About(data="noise", protocol="none", licence="CC0-1.0", command="make demo")
@@ -324,6 +326,22 @@ def test_the_commands(model, shelf):
     small, large = (load_named(str(shelf / name))[0].state_dict() for name in ("half", "second"))
     assert all(torch.allclose(small[key].float(), large[key].float(), rtol=1e-3, atol=1e-6) for key in large)
     assert "lab-rgb" in face3d("list").output
+
+
+@pytest.mark.parametrize("half", [[], ["--half"]])
+def test_the_people_whom_a_model_was_trained_on_are_not_published(model, tmp_path, half):
+    network, card = model_files.load_model(model)
+    named = card.model_copy(update={"classes": ["anna", "bob"]})
+    model_files.save_model(model, network, named, SoftmaxLoss(8, 2))
+    assert any(key.startswith("loss.") for key in load_file(model / zoo.WEIGHTS))
+    words = ["--data", "faces", "--protocol", "none", "--licence", "CC0-1.0", "--command", "make demo", *half]
+    done = CliRunner().invoke(
+        cli.app, ["models", "push", str(model), "--to", str(tmp_path / "s"), "--name", "m", *words]
+    )
+    assert done.exit_code == 0, done.output
+    assert not [path for path in (tmp_path / "s").rglob("*") if path.is_file() and b"anna" in path.read_bytes()]
+    assert model_files.read_card(tmp_path / "s" / "m").classes == []
+    assert not [key for key in load_file(tmp_path / "s" / "m" / zoo.WEIGHTS) if key.startswith("loss.")]
 
 
 def test_every_way_to_name_a_model(model):
